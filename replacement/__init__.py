@@ -1,0 +1,52 @@
+"""The model being traced: a host whose MLPs are re-expressed in features.
+
+Top function: `load`, which opens a host and pairs it with a dictionary.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replacement.activations import BatchTopK, JumpReLU, ReLU, TopK
+    from replacement.dictionary import Dictionary, Transcoder
+    from replacement.host import Host
+    from replacement.model import ReplacementModel, load
+    from replacement.neurons import neurons
+
+# Importing this package must stay quick (torch alone takes seconds): names load on first use.
+_HOMES = {
+    "Host": "replacement.host",
+    "Transcoder": "replacement.dictionary",
+    "Dictionary": "replacement.dictionary",
+    "ReLU": "replacement.activations",
+    "JumpReLU": "replacement.activations",
+    "TopK": "replacement.activations",
+    "BatchTopK": "replacement.activations",
+    "ReplacementModel": "replacement.model",
+    "load": "replacement.model",
+    "neurons": "replacement.neurons",
+}
+
+__all__ = [
+    "BatchTopK",
+    "Dictionary",
+    "Host",
+    "JumpReLU",
+    "ReLU",
+    "ReplacementModel",
+    "TopK",
+    "Transcoder",
+    "load",
+    "neurons",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'replacement' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,233 @@
+"""Host: the language model being traced. Tokens in, activations out."""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from replacement.blocks import Block, NormWeights, block, norm
+from replacement.sources import check_supported, fetch
+
+# What a trace needs of every layer, beside what its dictionary reads.
+_SITES = (
+    "attn.hook_pattern",
+    "ln1.hook_scale",
+    "ln2.hook_scale",
+    "ln1_post.hook_scale",
+    "ln2_post.hook_scale",
+)
+_ENDS = ("blocks.0.hook_in", "ln_final.hook_scale", "ln_final.hook_out", "unembed.hook_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One prompt through the host: its tokens and what was asked for of its activations."""
+
+    ids: list[int]
+    tokens: list[str]
+    captured: Mapping[str, Tensor]
+    logits: Float[Tensor, "positions vocabulary"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.captured[name]
+
+    def layer(self, index: int) -> dict[str, Tensor]:
+        """The captured activations of one layer, by their names within it."""
+        prefix = f"blocks.{index}."
+        return {k[len(prefix) :]: v for k, v in self.captured.items() if k.startswith(prefix)}
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """A language model opened for tracing. Make one with `Host.open`."""
+
+    name: str
+    bridge: Any
+    tokenizer: Any
+    chat: bool = False
+
+    @classmethod
+    def open(
+        cls,
+        source: Any,
+        tokenizer: Any = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        chat: bool = False,
+    ) -> "Host":
+        """Open a model: a bundled name, a folder, a GGUF file, a Hugging Face name or an object.
+
+        `dtype` is float32 unless given; a model object keeps its own. `device="auto"` takes CUDA,
+        then MPS, then the CPU; an object stays where it is. `chat=True` applies the tokenizer's
+        chat template to every text prompt. A model object is adapted in place: its attention is
+        switched to the implementation that shows its patterns, and its modules are wrapped.
+        """
+        name, model, found = fetch(source, dtype)
+        tokenizer = tokenizer if tokenizer is not None else found
+        check_supported(model.config)
+        if not (device == "auto" and model is source):
+            model = model.to(best_device() if device == "auto" else torch.device(device))
+        if dtype is not None:
+            model = model.to(dtype)
+        if chat and getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError(f"chat=True, but the tokenizer of {name} has no chat template.")
+        return cls(name, _bridge(model.eval(), tokenizer), tokenizer, chat)
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the host has."""
+        return self.bridge.cfg.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.bridge.cfg.d_model
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the host can predict."""
+        return self.unembedding.shape[1]
+
+    @property
+    def context(self) -> int:
+        """The longest prompt, in tokens."""
+        return self.bridge.cfg.n_ctx
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the host's weights."""
+        return self.unembedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the host's weights are."""
+        return self.unembedding.device
+
+    @cached_property
+    def unembedding(self) -> Float[Tensor, "d_model vocabulary"]:
+        """The matrix from the final norm's output to logits."""
+        return self.bridge.unembed.original_component.weight.detach().T
+
+    @property
+    def unembedding_bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """The constant that the unembedding adds, where there is one."""
+        bias = getattr(self.bridge.unembed.original_component, "bias", None)
+        return None if bias is None else bias.detach()
+
+    @property
+    def final_norm(self) -> NormWeights:
+        """The norm before the unembedding."""
+        return norm(self.bridge.ln_final, "ln_final.hook_scale")
+
+    def block(self, index: int) -> Block:
+        """The linear parts of one layer."""
+        return block(self.bridge, index)
+
+    def tokenize(self, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids of a prompt; ids are checked and passed through."""
+        ids = self._encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+        if not ids:
+            raise ValueError("the prompt is empty; give at least one token.")
+        if len(ids) > self.context:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and {self.name} reads at most {self.context}."
+            )
+        outside = [i for i in ids if not 0 <= i < self.vocabulary]
+        if outside:
+            raise ValueError(
+                f"token id {outside[0]} is outside the vocabulary of {self.name} "
+                f"(0 to {self.vocabulary - 1})."
+            )
+        return ids
+
+    def _encode(self, prompt: str) -> list[int]:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer; give token ids, or tokenizer=.")
+        if not prompt:
+            raise ValueError("the prompt is empty; give at least one token.")
+        if self.chat:
+            messages = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+        return list(self.tokenizer(prompt).input_ids)
+
+    def token(self, index: int) -> str:
+        """The text of one token id; without a tokenizer, the id itself."""
+        return str(index) if self.tokenizer is None else self.tokenizer.decode([index])
+
+    @torch.no_grad()
+    def run(self, ids: Sequence[int], sites: Sequence[str] = ()) -> Run:
+        """One forward pass; keeps what a trace needs and every layer's activation at `sites`."""
+        wanted = {*_SITES, *sites}
+
+        def keep(name: str) -> bool:
+            return name in _ENDS or name.split(".", 2)[-1] in wanted and name.startswith("blocks.")
+
+        ids = self.tokenize(ids)
+        batch = torch.tensor([ids], device=self.device)
+        logits, cache = self.bridge.run_with_cache(batch, names_filter=keep)
+        precision = torch.promote_types(self.dtype, torch.float32)
+        captured = {
+            name: (v[0] if v.shape[0] == 1 else v).to(precision) for name, v in cache.items()
+        }
+        tokens = [self.token(i) for i in ids]
+        return Run(ids, tokens, captured, logits[0].to(precision))
+
+
+def best_device() -> torch.device:
+    """CUDA, then MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _bridge(model: Any, tokenizer: Any) -> Any:
+    """Wrap a Hugging Face model so that every family shows the same activations."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if model.config._attn_implementation != "eager":
+        model.set_attn_implementation("eager")
+    if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):
+        model.set_experts_implementation("eager")  # the fused kernels know no float64
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    weight = next(model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        # The bridge reads the config from a folder even when it is handed the model, and
+        # edits the tokenizer that it is handed.
+        config.save_pretrained(Path(folder))
+        bridge = TransformerBridge.boot_transformers(
+            folder,
+            hf_model=model,
+            tokenizer=copy.deepcopy(tokenizer) if tokenizer is not None else _no_tokenizer(),
+            device=str(weight.device),
+            dtype=weight.dtype,
+        )
+    if weight.dtype == torch.float64:
+        _exact_norms(bridge)
+    return bridge
+
+
+def _exact_norms(bridge: Any) -> None:
+    """Hugging Face computes RMSNorm in float32 whatever the model's precision; undo that."""
+    for module in bridge.modules():
+        if hasattr(module, "use_native_layernorm_autograd"):
+            module.use_native_layernorm_autograd = False
+
+
+def _no_tokenizer() -> Any:
+    """The bridge insists on a tokenizer; ids alone need none."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
