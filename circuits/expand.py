@@ -4,7 +4,7 @@ If every active feature fits the budget, all are expanded and the graph is compl
 are expanded in rounds, each round taking those of the largest influence so far. Since a node's
 influence can only grow as others are expanded, this approaches the sets that no order of expansion
 can change: all nodes with at least some influence over the chosen paths. What is not chosen is
-summed into the remainder.
+summed into the remainders, one a layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ OVERHEAD = 64  # readers' worth of work that starting another sweep costs
 class Expansion:
     """Rows of the explained outputs, then of `expanded` features, in that order.
 
-    The columns are: `kept` features, errors, tokens, remainder, bias.
+    The columns are: `kept` features, errors, tokens, a remainder for each layer, bias.
     """
 
     rows: Float[Tensor, "targets columns"]
@@ -84,10 +84,12 @@ class _Held:
         count = len(self.candidates)
         if full.data_ptr() == self.rows[span].data_ptr():
             return
-        kept = full[:, self.candidates.to(full.device)]
-        rest = full[:, : local.active].sum(1, dtype=torch.float64) - kept.sum(1, dtype=torch.float64)
-        full[:, -2] = rest.to(full)
-        self.rows[span, :count] = kept.to(self.rows.device)
+        columns = self.candidates.to(full.device)
+        self.rows[span, :count] = full[:, columns].to(self.rows.device)
+        full[:, columns] = 0
+        for m in range(len(local.layers)):
+            rest = full[:, local.offsets[m] : local.offsets[m + 1]]
+            full[:, m - 1 - len(local.layers)] = rest.sum(1)
         self.rows[span, count:] = full[:, local.active :].to(self.rows.device)
 
 
@@ -251,19 +253,27 @@ def _screen(
 
 
 def _keep_expanded(held: _Held, local: Local) -> tuple[Tensor, Tensor]:
-    """Drop the columns of candidates that were not expanded, in place, row by row."""
-    count = len(held.candidates)
+    """Drop the columns of candidates that were not expanded, adding them to the remainders.
+
+    In place: the narrower rows overwrite the wider ones from the first on (a row's new place
+    never reaches beyond its old one), since a second copy of all rows may not fit.
+    """
+    layers, count = len(local.layers), len(held.candidates)
     chosen = torch.isin(held.candidates, torch.tensor(held.expanded, dtype=torch.long))
-    rows = held.rows[: held.used]
+    rows, scale = held.rows[: held.used], held.scale[: held.used]
     if bool(chosen.all()):
-        return rows, held.scale[: held.used]
-    others = torch.arange(count, rows.shape[1])
-    columns = torch.cat([chosen.nonzero()[:, 0], others]).to(rows.device)
-    dropped = (~chosen).nonzero()[:, 0].to(rows.device)
-    narrow = rows.new_empty(len(rows), len(columns))
-    for part in range(0, len(rows), 256):
-        span = slice(part, part + 256)
-        block = rows[span]
-        block[:, -2] += block[:, dropped].sum(1, dtype=torch.float64).to(block)
-        narrow[span] = block[:, columns]
-    return narrow, held.scale[: held.used]
+        return rows, scale
+    wide = rows.shape[1]
+    keep = torch.cat([chosen.nonzero()[:, 0], torch.arange(count, wide)]).to(rows.device)
+    # Per layer, the dropped columns' sum: a sparse (columns x layers) indicator.
+    dropped = (~chosen).nonzero()[:, 0]
+    home = local.feature_layers[held.candidates[dropped]]
+    flat = rows.view(-1)
+    for start in range(0, len(rows), 256):
+        block = rows[start : start + 256].clone()
+        rest = block[:, dropped.to(rows.device)]
+        remainder = slice(wide - 1 - layers, wide - 1)
+        block[:, remainder].index_add_(1, home.to(rows.device), rest)
+        narrow = block[:, keep]
+        flat[start * len(keep) : start * len(keep) + narrow.numel()] = narrow.flatten()
+    return flat[: len(rows) * len(keep)].view(len(rows), len(keep)), scale

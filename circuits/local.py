@@ -83,9 +83,10 @@ class Local:
 
     @property
     def others(self) -> int:
-        """Columns after the features': errors by layer and position, tokens, remainder, bias."""
+        """Columns after the features': errors by layer and position, tokens, a remainder for
+        each layer, one bias."""
         errors = 0 if self.errors is None else self.errors.shape[0] * self.positions
-        return errors + self.positions + 2
+        return errors + self.positions + len(self.layers) + 1
 
     @property
     def width(self) -> int:

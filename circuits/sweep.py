@@ -20,7 +20,7 @@ def sweep(local: Local, groups: Sequence[Group], rows: Float[Tensor, "readers co
     """Fill `rows` (zeros, one per reader in the order of the groups) with all direct effects.
 
     The groups come highest layer first. Columns: all active features, errors by layer and
-    position, tokens, remainder (left at zero), bias (see `Local`).
+    position, tokens, remainders (left at zero), bias (see `Local`).
     """
     cone = int(max(group.positions.max() for group in groups)) + 1
     count = sum(len(group.positions) for group in groups)
@@ -40,8 +40,8 @@ def sweep(local: Local, groups: Sequence[Group], rows: Float[Tensor, "readers co
         _add_constant(layer.at_mid, x[:live], rows[:live])
         if not layer.parallel:
             layer.attention.pull_into(x[:live], x[:live])
-    tokens = slice(local.width - 2 - local.positions, local.width - 2 - local.positions + cone)
-    rows[:, tokens] = _dot(x, local.embeddings[:cone])
+    first = local.width - 1 - len(local.layers) - local.positions
+    rows[:, first : first + cone] = _dot(x, local.embeddings[:cone])
 
 
 def _join(x: Tensor, live: int, group: Group) -> int:
@@ -63,22 +63,35 @@ def _read_off(local: Local, m: int, x: Tensor, rows: Tensor) -> None:
     """Edges from everything written at layer m; then, in sequential blocks, the skip path."""
     layer, cone = local.layers[m], x.shape[1]
     for source, reading in enumerate(local.reading.layers[: m + 1]):
-        if m not in reading.writers:
-            continue
-        starts, offset = local.starts[source], local.offsets[source]
-        written = reading.writes(m, slice(0, starts[cone]))
-        if layer.write is not None:
-            written = layer.write.push_at(written, reading.positions[: starts[cone]])
-        for p in range(cone):
-            a, b = starts[p], starts[p + 1]
-            if a < b:
-                rows[:, offset + a : offset + b].addmm_(x[:, p], written[a:b].T)
+        if m in reading.writers:
+            _read_off_layer(local, source, m, x, rows)
     if local.errors is not None:
         first = local.active + m * local.positions
         rows[:, first : first + cone] = _dot(x, local.errors[m, :cone])
     _add_constant(layer.at_post, x, rows)
     if layer.skip is not None and not layer.parallel:
         x += layer.skip.pull(x)
+
+
+def _read_off_layer(local: Local, source: int, m: int, x: Tensor, rows: Tensor) -> None:
+    """Edges from what one layer's features write at layer m."""
+    reading, write, cone = local.reading.layers[source], local.layers[m].write, x.shape[1]
+    starts, offset = local.starts[source], local.offsets[source]
+    weight = reading.writers[m]
+    if starts[cone] == cone * len(weight):
+        # Every feature is active at every position (neurons): one product, then the activations.
+        pulled = x if write is None else write.pull(x)
+        block = (pulled.flatten(0, 1) @ weight.T).view(len(x), -1)
+        block *= reading.activations[: starts[cone]]
+        rows[:, offset : offset + starts[cone]] += block
+        return
+    written = reading.writes(m, slice(0, starts[cone]))
+    if write is not None:
+        written = write.push_at(written, reading.positions[: starts[cone]])
+    for p in range(cone):
+        a, b = starts[p], starts[p + 1]
+        if a < b:
+            rows[:, offset + a : offset + b].addmm_(x[:, p], written[a:b].T)
 
 
 def _dot(x: Tensor, vectors: Tensor) -> Float[Tensor, "readers positions"]:

@@ -103,7 +103,7 @@ def _sources(run: Run, local: Local, expansion: Expansion) -> pd.DataFrame:
         _nodes("feature", local.feature_layers[kept].numpy(), position, feature, activation),
         _nodes("error", np.arange(errors) // t, np.arange(errors) % t),
         _nodes("token", np.full(t, -1), np.arange(t)),
-        _nodes("remainder", np.array([-1]), np.array([-1])),
+        _nodes("remainder", np.arange(layers), np.full(layers, -1)),
         _nodes("bias", np.array([-1]), np.array([-1])),
     ]
     nodes = pd.concat(parts, ignore_index=True)

@@ -79,7 +79,7 @@ def name(row: Any) -> str:
     if row.kind == "logit":
         what = f"F{row.feature}" if row.feature >= 0 else row.token
         return f"logit:P{row.position}:{what}"
-    return str(row.kind)
+    return f"remainder:L{row.layer}" if row.kind == "remainder" else str(row.kind)
 
 
 def label(row: Any) -> str:
@@ -90,16 +90,15 @@ def label(row: Any) -> str:
         return f"L{row.layer}/F{row.feature}@{row.token.strip() or repr(row.token)}"
     if row.kind == "error":
         return f"error L{row.layer}@{row.token.strip() or repr(row.token)}"
-    return str(row.kind)
+    return f"remainder L{row.layer}" if row.kind == "remainder" else str(row.kind)
 
 
 def whole(graph: AttributionGraph) -> Circuit:
     """The unpruned graph in a circuit's shape, with every nonzero edge."""
     r, c = dense(graph.edges).nonzero()
     weight = dense(graph.edges)[r, c].astype(np.float64)
-    scale = np.maximum(graph.scale, np.finfo(float).tiny)
     own = graph.nodes["influence"].to_numpy()[graph.targets[r]]
-    direct = graph.mass(slice(None))[r, c] / scale[r]
+    direct = graph.shares(slice(None))[r, c].astype(np.float64)
     score = own * direct
     edges = pd.DataFrame(
         {

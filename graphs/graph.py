@@ -1,9 +1,9 @@
 """AttributionGraph: who wrote what each target read on one prompt.
 
 `edges` is rectangular, (targets x sources): only features and outputs have incoming edges;
-errors, tokens, the remainder and the bias never do. For every row the books balance:
+errors, tokens, remainders and the bias never do. For every row the books balance:
 
-    sum over sources of edges[t, s]  ==  values[t]        (bias and remainder included)
+    sum over sources of edges[t, s]  ==  values[t]        (bias and remainders included)
 """
 
 import os
@@ -60,21 +60,20 @@ class AttributionGraph:
         return self.targets[self.weights > 0]
 
     def mass(self, rows: Any) -> Float[np.ndarray, "rows sources"]:
-        """What each source contributes to these rows, without sign, summing to the row's scale.
+        """What each source contributes to these rows, without sign.
 
         The bias, a constant, contributes nothing: it does not depend on the prompt (published
-        scores leave it out too). The remainder is many small sources, merged: its mass is what
-        the others leave of the scale, not the little that is left after they cancel.
+        scores leave it out too).
         """
         block = np.abs(dense(self.edges[rows]))
         block[:, self._columns("bias")] = 0
-        remainder = self._columns("remainder")
-        if remainder.size:
-            block[:, remainder] = 0
-            rest = self.scale[rows] - block.sum(1, dtype=np.float64)
-            # Below the rounding of the sum itself there is nothing left.
-            rest[rest < 1e-5 * self.scale[rows]] = 0
-            block[:, remainder] = rest[:, None] / remainder.size
+        return block
+
+    def shares(self, rows: Any) -> Float[np.ndarray, "rows sources"]:
+        """What each source contributes, as a share of all that the row reads."""
+        block = self.mass(rows)
+        total = block.sum(1, dtype=np.float64)
+        block /= np.where(total > 0, total, 1)[:, None]
         return block
 
     def _columns(self, kind: str) -> Int[np.ndarray, " columns"]:

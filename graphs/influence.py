@@ -1,6 +1,6 @@
 """Influence: a source's share of everything that reached the explained targets, over all paths.
 
-With S[t, s] the share of source s in row t (masses over the row's scale) and w the explained
+With S[t, s] = |edge| over the row's sum of |edges| (the bias left out) and w the explained
 targets' weights, the influence v solves
 
     v[s] = sum over t of (w[t] + v[t]) * S[t, s]
@@ -20,8 +20,7 @@ def influence(graph: AttributionGraph) -> Float[np.ndarray, " nodes"]:
     flow = np.zeros(len(graph.nodes))
     np.add.at(flow, graph.targets, graph.weights)
     for rows in descending(graph):
-        scale = np.maximum(graph.scale[rows], np.finfo(float).tiny)
-        flow[graph.sources] += (flow[graph.targets[rows]] / scale) @ graph.mass(rows)
+        flow[graph.sources] += flow[graph.targets[rows]] @ graph.shares(rows)
     return flow
 
 
@@ -36,7 +35,7 @@ def descending(graph: AttributionGraph) -> list[np.ndarray]:
 
 
 def restricted(
-    mass: Float[np.ndarray, "rows columns"],
+    direct: Float[np.ndarray, "rows columns"],
     weights: Float[np.ndarray, " rows"],
     layers: np.ndarray,
     column_of_row: np.ndarray,
@@ -46,9 +45,9 @@ def restricted(
     `column_of_row` is the column of the node that a row explains (-1 where it has none). Returns
     each row's own influence (weight included) and each row's shares.
     """
-    total = mass.sum(1, dtype=np.float64, keepdims=True)
-    shares = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
-    flow = np.zeros(mass.shape[1])
+    total = direct.sum(1, dtype=np.float64)
+    shares = direct / np.where(total > 0, total, 1).astype(direct.dtype)[:, None]
+    flow = np.zeros(direct.shape[1])
     own = weights.astype(np.float64).copy()
     inner = column_of_row >= 0
     for layer in np.unique(layers)[::-1]:

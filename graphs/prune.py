@@ -50,15 +50,15 @@ def _kept_edges(
     """The edges that carry the share, among kept nodes: node ids, weight and shares."""
     rows = np.flatnonzero(kept[graph.targets])
     columns = np.flatnonzero(kept[graph.sources])
-    mass = np.empty((len(rows), len(columns)), dtype=np.float32)
+    direct = np.empty((len(rows), len(columns)), dtype=np.float32)
     for start in range(0, len(rows), 256):
         part = slice(start, start + 256)
-        mass[part] = graph.mass(rows[part])[:, columns]
+        direct[part] = graph.shares(rows[part])[:, columns]
     place = np.full(len(graph.nodes), -1)
     place[graph.sources[columns]] = np.arange(len(columns))
     targets = graph.targets[rows]
     layers = graph.nodes["layer"].to_numpy()[targets]
-    own, shares = restricted(mass, graph.weights[rows], layers, place[targets])
+    own, shares = restricted(direct, graph.weights[rows], layers, place[targets])
     shares *= own[:, None]
     chosen = smallest_kept(shares.ravel(), share).reshape(shares.shape)
     r, c = np.nonzero(chosen)
@@ -73,7 +73,7 @@ def _kept_edges(
             "target": targets[r],
             "weight": weight,
             "share": shares[r, c].astype(np.float64) / max(own.sum(), np.finfo(float).tiny),
-            "direct": mass[r, c] / np.maximum(graph.scale[rows[r]], np.finfo(float).tiny),
+            "direct": direct[r, c].astype(np.float64),
         }
     )
 

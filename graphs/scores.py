@@ -4,7 +4,7 @@ replacement: of the influence that ends somewhere, the share that ends in tokens
 errors (how much of the whole path the features explain, end to end).
 completeness: the share of what is read directly that comes from features and tokens, over all
 targets, weighted by their influence.
-The remainder counts as error in both, and so, for a pruned graph, does every pruned node.
+Remainders count as error in both, and so, for a pruned graph, does every pruned node.
 """
 
 from typing import NamedTuple
@@ -35,9 +35,7 @@ def graph_scores(graph: AttributionGraph, kept: np.ndarray | None = None) -> Sco
     for rows in descending(graph):
         # A pruned feature stands for error: nothing passes through it.
         own = flow[graph.targets[rows]] * kept[graph.targets[rows]]
-        mass = graph.mass(rows)
-        scale = np.maximum(graph.scale[rows], np.finfo(float).tiny)
-        reached = (own / scale) @ mass
+        reached = own @ graph.shares(rows)
         flow[graph.sources] += reached
         read += own.sum()
         explained += reached[token].sum()
