@@ -131,9 +131,7 @@ class Local:
         constants = vectors.new_zeros(len(vectors))
         if self.final.offset is not None:
             constants = vectors @ self.final.offset
-        return Group(
-            len(self.layers), positions, self.final.pull_at(vectors, positions), constants
-        )
+        return Group(len(self.layers), positions, self.final.pull_at(vectors, positions), constants)
 
 
 def freeze(model: ReplacementModel, run: Run, reading: Reading) -> Local:

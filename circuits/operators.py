@@ -28,11 +28,17 @@ class Operator(Protocol):
     """What the sweep needs of an operator."""
 
     @property
-    def bias(self) -> Tensor | None: ...
+    def bias(self) -> Tensor | None:
+        """The constant that it adds."""
+        ...
 
-    def push(self, x: Tensor) -> Tensor: ...
+    def push(self, x: Tensor) -> Tensor:
+        """Carry up."""
+        ...
 
-    def pull(self, g: Tensor) -> Tensor: ...
+    def pull(self, g: Tensor) -> Tensor:
+        """Carry down."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

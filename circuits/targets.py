@@ -99,15 +99,12 @@ def resolve(
     targets: Target | Sequence[Target] | None, host: Host, run: Run, local: Local
 ) -> Explained:
     """Look every target up on this run; likely tokens weigh their probability, others one."""
-    if targets is None:
-        targets = [Likely()]
-    elif not isinstance(targets, list | tuple):
-        targets = [targets]
-    if not targets:
+    wanted = _as_list(targets)
+    if not wanted:
         raise ValueError("targets is empty; leave it out to explain the likely tokens.")
     outputs: list[Output] = []
     features: list[tuple[int, float]] = []
-    for target in targets:
+    for target in wanted:
         if isinstance(target, Feature):
             features.append((_feature_number(target, local), 1.0))
         else:
@@ -117,6 +114,14 @@ def resolve(
         tuple(Output(o.name, o.index, o.position, o.vector, o.weight / total) for o in outputs),
         tuple((number, weight / total) for number, weight in features),
     )
+
+
+def _as_list(targets: Target | Sequence[Target] | None) -> Sequence[Target]:
+    if targets is None:
+        return [Likely()]
+    if isinstance(targets, str | int | Likely | Token | Difference | Direction | Feature):
+        return [targets]
+    return targets
 
 
 def _outputs(target: Target, host: Host, run: Run) -> list[Output]:

@@ -1,6 +1,6 @@
 """Circuit: what is left after pruning. Frozen, small, and independent of the graph it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,11 @@ class Circuit:
 
     def names(self) -> dict[int, str]:
         """Graph node number -> a name that survives tracing again."""
-        return {int(row.node): name(row) for row in self.nodes.itertuples()}
+        return {int(row.node): name(row) for row in rows(self.nodes)}
 
     def labels(self) -> dict[int, str]:
         """Graph node number -> a short text for people."""
-        return {int(row.node): label(row) for row in self.nodes.itertuples()}
+        return {int(row.node): label(row) for row in rows(self.nodes)}
 
     def to_networkx(self) -> "nx.DiGraph":
         """A DiGraph with attributes on every node and edge, safe for GraphML."""
@@ -53,7 +53,9 @@ class Circuit:
         names, labels = self.names(), self.labels()
         for row in self.nodes.to_dict("records"):
             node = int(row.pop("node"))
-            found.add_node(names[node], label=labels[node], **{k: _plain(v) for k, v in row.items()})
+            found.add_node(
+                names[node], label=labels[node], **{k: _plain(v) for k, v in row.items()}
+            )
         for row in self.edges.to_dict("records"):
             source, target = names[int(row.pop("source"))], names[int(row.pop("target"))]
             found.add_edge(source, target, **{k: _plain(v) for k, v in row.items()})
@@ -66,6 +68,11 @@ class Circuit:
         from graphs.paths import strongest
 
         return strongest(self, source, target, top)
+
+
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """A table's rows, with its columns as attributes."""
+    yield from table.itertuples()
 
 
 def name(row: Any) -> str:

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from graphs.circuit import Circuit
+from graphs.circuit import Circuit, rows
 from graphs.store import whole_file
 
 # What XML 1.0 cannot hold, however it is written.
@@ -34,17 +34,19 @@ def write_graphml(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
     import networkx as nx
 
     found = circuit.to_networkx()
-    places = [found.graph, *(d for _, d in found.nodes(data=True))]
-    for attributes in places:
-        for key, value in attributes.items():
-            if isinstance(value, str):
-                attributes[key] = _ILLEGAL.sub(lambda m: repr(m.group())[1:-1], value)
-    renamed = {n: _ILLEGAL.sub("?", n) for n in found}
+    for attributes in (found.graph, *(d for _, d in found.nodes(data=True))):
+        attributes |= {k: _legal(v) for k, v in attributes.items() if isinstance(v, str)}
+    renamed = {n: _legal(n) for n in found if _ILLEGAL.search(n)}
     buffer = BytesIO()
-    nx.write_graphml(nx.relabel_nodes(found, renamed), buffer)
+    nx.write_graphml(nx.relabel_nodes(found, renamed, copy=False), buffer)
     with whole_file(path, "wb") as file:
         file.write(buffer.getvalue())
     return Path(path)
+
+
+def _legal(text: str) -> str:
+    """What XML cannot hold is written as Python would show it."""
+    return _ILLEGAL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def write_neuronpedia(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
@@ -63,7 +65,7 @@ def neuronpedia(circuit: Circuit) -> dict[str, Any]:
     ids = settings.get("token_ids", [])
     named = {
         int(row.node): _node(row, settings.get("n_layers", 0), ids, chances)
-        for row in circuit.nodes.itertuples()
+        for row in rows(circuit.nodes)
     }
     links = [
         {"source": named[int(s)]["node_id"], "target": named[int(t)]["node_id"], "weight": float(w)}

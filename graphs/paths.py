@@ -10,6 +10,7 @@ import difflib
 import heapq
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from graphs.circuit import Circuit
 
@@ -50,7 +51,7 @@ def strongest(circuit: Circuit, source: str | None, target: str | None, top: int
             tuple(names[n] for n in nodes),
             tuple(labels[n] for n in nodes),
             share,
-            int(math.prod(signed[pair] for pair in zip(nodes, nodes[1:], strict=False))),
+            int(math.prod(signed[pair] for pair in pairwise(nodes))),
         )
         for share, nodes in found[:top]
     ]

@@ -27,12 +27,15 @@ _NUMBERS = ("layer", "position", "feature", "activation")
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """A file that appears only when the block has finished; nothing is left if it does not."""
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, mode, **text) as file:
+        encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
+        mask = os.umask(0)  # a temporary file is its owner's alone; the finished one is not
+        os.umask(mask)
+        os.chmod(scratch, 0o666 & ~mask)
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from replacement.dictionary import Dictionary, Transcoder
     from replacement.host import Host
     from replacement.model import ReplacementModel, load
-    from replacement.neurons import neurons
+    from replacement.neurons import neuron_dictionary
 
 # Importing this package must stay quick (torch alone takes seconds): names load on first use.
 _HOMES = {
@@ -24,7 +24,7 @@ _HOMES = {
     "BatchTopK": "replacement.activations",
     "ReplacementModel": "replacement.model",
     "load": "replacement.model",
-    "neurons": "replacement.neurons",
+    "neuron_dictionary": "replacement.neurons",
 }
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "TopK",
     "Transcoder",
     "load",
-    "neurons",
+    "neuron_dictionary",
 ]
 
 

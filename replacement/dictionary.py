@@ -69,9 +69,9 @@ class Transcoder:
         """The host's d_model, as this layer has it."""
         return self.reader.shape[1]
 
-    def read(self, x: Float[Tensor, "positions d_model"], captured: Mapping[str, Tensor]) -> (
-        LayerReading
-    ):
+    def read(
+        self, x: Float[Tensor, "positions d_model"], captured: Mapping[str, Tensor]
+    ) -> LayerReading:
         """The features that are active where the read site holds x."""
         values = x @ self.reader.T
         if self.reader_bias is not None:

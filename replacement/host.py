@@ -170,7 +170,7 @@ class Host:
         wanted = {*_SITES, *sites}
 
         def keep(name: str) -> bool:
-            return name in _ENDS or name.split(".", 2)[-1] in wanted and name.startswith("blocks.")
+            return name in _ENDS or (name.startswith("blocks.") and name.split(".", 2)[2] in wanted)
 
         ids = self.tokenize(ids)
         batch = torch.tensor([ids], device=self.device)

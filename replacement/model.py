@@ -11,7 +11,7 @@ from torch import Tensor
 
 from replacement.dictionary import Dictionary, written
 from replacement.host import Host, Run
-from replacement.neurons import neurons
+from replacement.neurons import neuron_dictionary
 from replacement.reading import LayerReading, Reading
 
 DICTIONARIES = ("neurons",)
@@ -103,14 +103,12 @@ class ReplacementModel:
         return self.host.bridge.run_with_hooks(batch, fwd_hooks=hooks)[0]
 
 
-def load(
-    host: Any, dictionary: str | Dictionary = "neurons", **options: Any
-) -> ReplacementModel:
+def load(host: Any, dictionary: str | Dictionary = "neurons", **options: Any) -> ReplacementModel:
     """Open a host and pair it with a dictionary; options go to `Host.open`."""
     opened = host if isinstance(host, Host) else None
     if isinstance(dictionary, str) and dictionary not in DICTIONARIES:
         near = difflib.get_close_matches(dictionary, DICTIONARIES, n=1, cutoff=0)
         raise ValueError(f"there is no dictionary {dictionary!r}; did you mean {near[0]!r}?")
     opened = opened or Host.open(host, **options)
-    chosen = neurons(opened) if isinstance(dictionary, str) else dictionary
+    chosen = neuron_dictionary(opened) if isinstance(dictionary, str) else dictionary
     return ReplacementModel(opened, chosen)

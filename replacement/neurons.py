@@ -53,9 +53,9 @@ class Neurons:
         """The host's d_model."""
         return self.factors[0][0].shape[1]
 
-    def read(self, x: Float[Tensor, "positions d_model"], captured: Mapping[str, Tensor]) -> (
-        LayerReading
-    ):
+    def read(
+        self, x: Float[Tensor, "positions d_model"], captured: Mapping[str, Tensor]
+    ) -> LayerReading:
         """All neurons with a nonzero activation where the MLP reads x."""
         pre = [x @ w.T if b is None else x @ w.T + b for w, b in self.factors]
         activations = self.function(pre[0])
@@ -90,7 +90,7 @@ class Neurons:
         )
 
 
-def neurons(host: "Host") -> "Dictionary":
+def neuron_dictionary(host: "Host") -> "Dictionary":
     """The dictionary of a host's own MLP neurons."""
     from replacement.dictionary import Dictionary
 

