@@ -52,7 +52,9 @@ def check_rectangle(graph: AttributionGraph) -> None:
     for name in ("values", "weights", "scale"):
         vector = getattr(graph, name)
         if vector.shape != (rows,):
-            raise ValueError(f"{name} has shape {vector.shape}; it needs one entry for each of the {rows} targets.")
+            raise ValueError(
+                f"{name} has shape {vector.shape}; it needs one entry for each of the {rows} targets."
+            )
         if not np.isfinite(vector).all():
             row = int(np.flatnonzero(~np.isfinite(vector))[0])
             raise ValueError(f"{name}[{row}] is {vector[row]}; it must be finite.")
@@ -100,7 +102,9 @@ def _check_members(
         )
     first, count = np.unique(members, return_counts=True)
     if (count > 1).any():
-        raise ValueError(f"node {first[count > 1][0]} is listed twice in {name}; a node is listed once.")
+        raise ValueError(
+            f"node {first[count > 1][0]} is listed twice in {name}; a node is listed once."
+        )
     wrong = ~np.isin(kinds[members], allowed)
     if wrong.any():
         node = members[wrong][0]
@@ -117,7 +121,9 @@ def _check_weights(weights: np.ndarray, scale: np.ndarray) -> None:
             "they must not be negative and sum to 1 over the explained targets."
         )
     if (scale < 0).any():
-        raise ValueError(f"scale holds {scale.min():g}; it is a sum of sizes and cannot be negative.")
+        raise ValueError(
+            f"scale holds {scale.min():g}; it is a sum of sizes and cannot be negative."
+        )
 
 
 def _check_finite(block: Edges, part: np.ndarray, targets: np.ndarray) -> None:

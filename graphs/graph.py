@@ -150,7 +150,9 @@ def assemble(
     influence = np.zeros(len(graph.nodes))
     influence[graph.sources] = graph.flow.inflow
     influence[graph.targets] += graph.weights
-    graph.nodes["influence"] = influence  # the table is the graph's own copy; nobody has seen it yet
+    graph.nodes["influence"] = (
+        influence  # the table is the graph's own copy; nobody has seen it yet
+    )
     return graph
 
 
