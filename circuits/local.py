@@ -22,6 +22,8 @@ from replacement.host import Run
 from replacement.model import ReplacementModel
 from replacement.reading import Reading
 
+WRITTEN = 1 << 27  # numbers of written directions kept between sweeps
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -103,6 +105,32 @@ class Local:
     def feature_positions(self) -> Int[Tensor, " active"]:
         """The position of every active feature."""
         return torch.cat([layer.positions for layer in self.reading.layers]).cpu()
+
+    def written(self, source: int, m: int, cone: int) -> Float[Tensor, "active d_model"]:
+        """What layer `source`'s features at positions below `cone` write into `post` of layer m.
+
+        Every sweep needs it again; it is kept as long as all of it together is small.
+        """
+        if (source, m) in self._written:
+            return self._written[source, m][: self.starts[source][cone]]
+        reading, write = self.reading.layers[source], self.layers[m].write
+        small = self._written_size <= WRITTEN
+        end = len(reading.features) if small else self.starts[source][cone]
+        out = reading.writes(m, slice(0, end))
+        if write is not None:
+            out = write.push_at(out, reading.positions[:end])
+        if small:
+            self._written[source, m] = out
+        return out[: self.starts[source][cone]]
+
+    @cached_property
+    def _written(self) -> dict[tuple[int, int], Tensor]:
+        return {}
+
+    @cached_property
+    def _written_size(self) -> int:
+        rows = sum(len(r.features) * len(r.writers) for r in self.reading.layers)
+        return rows * self.embeddings.shape[1]
 
     def readers(self, numbers: Int[Tensor, " chosen"]) -> list[Group]:
         """The chosen features (ascending numbers) as readers, the highest layer first."""

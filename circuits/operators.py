@@ -109,7 +109,7 @@ class Attention:
     bias: Float[Tensor, "positions d_model"] | None
 
     STRIP = 256  # positions mixed at once: above that, the zeros after the diagonal are skipped
-    BLOCK = 1 << 23  # numbers held between the two products: readers are pulled block by block
+    BLOCK = 1 << 22  # numbers held between the two products: readers are pulled block by block
 
     @property
     def repeat(self) -> int:

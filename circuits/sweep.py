@@ -85,9 +85,7 @@ def _read_off_layer(local: Local, source: int, m: int, x: Tensor, rows: Tensor) 
         block *= reading.activations[: starts[cone]]
         rows[:, offset : offset + starts[cone]] += block
         return
-    written = reading.writes(m, slice(0, starts[cone]))
-    if write is not None:
-        written = write.push_at(written, reading.positions[: starts[cone]])
+    written = local.written(source, m, cone)
     for p in range(cone):
         a, b = starts[p], starts[p + 1]
         if a < b:

@@ -1,63 +1,47 @@
-"""The cut that keeps a stated share of a sum, found without sorting.
+"""The smallest set of numbers that adds up to a share of the total, without sorting them.
 
-For non-negative scores ``x`` and a share ``q`` the cut is the largest score ``c`` for which
-
-    sum of all x < c   <=   (1 - q) * sum of all x,
-
-so that ``x >= c`` is the smallest set which reaches the share, ties at the cut included.  Counting
-from below makes ``q = 1`` keep every non-zero score whatever the rounding of the sum.
-
-Non-negative floats are ordered as their bits are when read as integers.  The cut's bits are found 16
-at a time, from the top: one pass makes a histogram of the mass by the next 16 bits, among the scores
-that agree with the bits found so far.  float32 takes two passes and float64 four, at 1 MB each.
+The bits of a non-negative float order like the float itself. So the threshold is found digit by
+digit, in base 65,536: add up the values by their leading digit, walk down from the largest digit
+until the share is reached, and go on within that digit. Two passes settle a float32, and four a
+float64, however many numbers there are.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
-
 import numpy as np
+from jaxtyping import Bool, Float
 
 _DIGIT = 16
-_BINS = 1 << _DIGIT
-_SLACK = 1e-9  # relative: 1 - 0.8 comes out a little below 0.2, which must not cost one more score
-
-Blocks = Callable[[], Iterable[np.ndarray]]
 
 
-def cut(blocks: Blocks, share: float, dtype: np.dtype) -> tuple[float, float]:
-    """``(cut, total)`` of the scores that ``blocks()`` yields, afresh for each pass, as ``dtype``.
+def threshold(values: Float[np.ndarray, " values"], share: float) -> float:
+    """The largest t such that the values >= t add up to the share of the total."""
+    if not len(values):
+        return 0.0
+    bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+    wanted = share * float(values.sum(dtype=np.float64))
+    above, prefix = 0.0, 0
+    width = 8 * values.dtype.itemsize
+    inside = values > 0
+    for shift in range(width - _DIGIT, -1, -_DIGIT):
+        pool = bits[inside]
+        if not pool.size:
+            return 0.0
+        digits = (pool >> shift) & 0xFFFF
+        pooled = values[inside].astype(np.float64)
+        sums = np.bincount(digits, weights=pooled, minlength=1 << _DIGIT)
+        reached = above + np.cumsum(sums[::-1])
+        present = np.flatnonzero(np.bincount(digits, minlength=1 << _DIGIT)[::-1])
+        # Rounding may leave the full sum a hair short of a share of 1: take the last digit then.
+        enough = present[reached[present] >= wanted * (1 - 1e-12)]
+        chosen = int(enough[0] if enough.size else present[-1])
+        above = float(reached[chosen] - sums[::-1][chosen])
+        digit = (1 << _DIGIT) - 1 - chosen
+        prefix = (prefix << _DIGIT) | digit
+        inside &= (bits >> shift) == prefix
+    return float(np.array([prefix], dtype=bits.dtype).view(values.dtype)[0])
 
-    The cut is infinite when every score is zero: then there is nothing to keep.
-    """
-    prefix, below, total, budget = 0, 0.0, 0.0, 0.0
-    top = 8 * dtype.itemsize - _DIGIT
-    for shift in range(top, -1, -_DIGIT):
-        mass, count = _histogram(blocks(), dtype, prefix, shift)
-        if shift == top:
-            total = float(mass.sum())
-            budget = (1.0 - share) * total * (1.0 + _SLACK)
-            if total == 0.0:
-                return np.inf, 0.0
-        lower = below + np.concatenate(([0.0], np.cumsum(mass)[:-1]))
-        # Bin by bin, `lower` is the sum of all scores under the smallest one of the bin.
-        digit = int(np.flatnonzero((count > 0) & (lower <= budget))[-1])
-        prefix, below = (prefix << _DIGIT) | digit, float(lower[digit])
-    return float(np.array(prefix, dtype=f"u{dtype.itemsize}").view(dtype)), total
 
-
-def _histogram(
-    blocks: Iterable[np.ndarray], dtype: np.dtype, prefix: int, shift: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the scores, by the 16 bits at ``shift``, among those under ``prefix``."""
-    mass, count = np.zeros(_BINS), np.zeros(_BINS, dtype=np.int64)
-    for block in blocks:
-        scores = np.ascontiguousarray(block).reshape(-1)
-        digits = scores.view(f"u{dtype.itemsize}") >> shift
-        if shift + _DIGIT < 8 * dtype.itemsize:
-            under = np.flatnonzero(digits >> _DIGIT == prefix)
-            scores, digits = scores[under], digits[under] & (_BINS - 1)
-        digits = digits.astype(np.int64)
-        mass += np.bincount(digits, weights=scores, minlength=_BINS)
-        count += np.bincount(digits, minlength=_BINS)
-    return mass, count
+def smallest_kept(
+    values: Float[np.ndarray, " values"], share: float
+) -> Bool[np.ndarray, " values"]:
+    """Which of the (non-negative) values make up the share; ties at the threshold all stay."""
+    return (values >= threshold(values, share)) & (values > 0)
