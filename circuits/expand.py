@@ -71,18 +71,22 @@ class _Held:
 
     def room(self, count: int, local: Local) -> Tensor:
         """Zeros for the next full rows: in place, where every feature has its column."""
-        if len(self.candidates) == local.active and self.rows.device == local.embeddings.device:
+        if self._whole(local):
             return self.rows[self.used : self.used + count]
         return local.embeddings.new_zeros(count, local.width)
+
+    def _whole(self, local: Local) -> bool:
+        same = self.rows.device == local.embeddings.device
+        return same and len(self.candidates) == local.active
 
     def store(self, full: Tensor, local: Local, numbers: Sequence[int]) -> None:
         """Keep finished full rows; what has no column here goes into the remainder."""
         span = slice(self.used, self.used + len(full))
-        self.scale[span] = torch.linalg.vector_norm(full[:, :-1], ord=1, dim=1).double().cpu()
+        self.scale[span] = torch.linalg.vector_norm(full[:, :-1], ord=1, dim=1).cpu().double()
         self.expanded += numbers
         self.used = span.stop
         count = len(self.candidates)
-        if full.data_ptr() == self.rows[span].data_ptr():
+        if self._whole(local):
             return
         columns = self.candidates.to(full.device)
         self.rows[span, :count] = full[:, columns].to(self.rows.device)
@@ -94,12 +98,11 @@ class _Held:
 
 
 def _room(like: Tensor, numbers: int) -> torch.device:
-    """Rows stay on the accelerator when they take less than a third of what is free there."""
-    if like.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(like.device)
-        if numbers * like.element_size() > free // 3:
-            return torch.device("cpu")
-    return like.device
+    """Rows stay on a GPU when they take less than a third of what is free there."""
+    if like.device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(like.device)
+    return like.device if numbers * like.element_size() < free // 3 else torch.device("cpu")
 
 
 def _start(held: _Held, local: Local, explained: Explained) -> None:
@@ -225,7 +228,7 @@ def _screen(
     A first, smaller expansion whose rows are not kept: each row's shares are added, times its
     target's influence at that moment, to the influence of all active features.
     """
-    influence = torch.zeros(local.active, dtype=torch.float64, device=local.embeddings.device)
+    influence = torch.zeros(local.active, dtype=torch.float64)
     done = torch.zeros(local.active, dtype=torch.bool)
     seeds = {number: weight for number, weight in explained.features}
 
@@ -234,7 +237,7 @@ def _screen(
         sweep(local, groups, full)
         full = full[:, :-1].abs_()
         share = weights.to(full) / full.sum(1).clamp_min(torch.finfo(full.dtype).tiny)
-        influence.add_((share @ full[:, : local.active]).double())
+        influence.add_((share @ full[:, : local.active]).cpu().double())
 
     if explained.outputs:
         weights = torch.tensor([o.weight for o in explained.outputs])
@@ -242,14 +245,14 @@ def _screen(
     for number, weight in seeds.items():
         influence[number] += weight
     for _ in range(4):
-        ranks = influence.cpu().masked_fill(done, -1)
+        ranks = influence.masked_fill(done, -1)
         best = ranks.topk(max(1, effort // 4)).indices.sort().values
         for chunk in plan(local, best):
             numbers = torch.tensor(_in_sweep_order(local, chunk))
-            visit(local.readers(chunk), influence.cpu()[numbers])
+            visit(local.readers(chunk), influence[numbers])
         done[best] = True
     influence[torch.tensor(list(seeds), dtype=torch.long)] = float("inf")
-    return influence.cpu().topk(min(keep, local.active)).indices.sort().values
+    return influence.topk(min(keep, local.active)).indices.sort().values
 
 
 def _keep_expanded(held: _Held, local: Local) -> tuple[Tensor, Tensor]:

@@ -85,13 +85,13 @@ class Explained:
 
     def group(self, local: Local) -> Group:
         """The outputs as readers."""
-        vectors = torch.stack([o.vector for o in self.outputs]).to(local.embeddings)
+        vectors = torch.stack([o.vector.to(local.embeddings) for o in self.outputs])
         positions = torch.tensor([o.position for o in self.outputs], device=vectors.device)
         return local.outputs(vectors, positions)
 
     def values(self, run: Run) -> list[float]:
         """The outputs' values, as the host computed them."""
-        final = run["ln_final.hook_out"].double()
+        final = run["ln_final.hook_out"].cpu().double()
         return [float(final[o.position] @ o.vector.to(final)) for o in self.outputs]
 
 

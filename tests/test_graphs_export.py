@@ -43,7 +43,7 @@ def test_graphml_reads_back(tmp_path):
 
 
 def test_neuronpedia_json_is_complete_and_consistent(tmp_path):
-    g, circuit = awkward()
+    _, circuit = awkward()
     write_neuronpedia(circuit, tmp_path / "graph.json")
     data = json.loads((tmp_path / "graph.json").read_text(encoding="utf-8"))
     assert data["metadata"]["prompt_tokens"] == TOKENS

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ def every_path(g, circuit, starts=("token",)):
     for source in (n for n in found if kind[node_of[n]] in starts):
         for target in (n for n in found if seed[node_of[n]] > 0):
             for path in nx.all_simple_paths(found, source, target):
-                steps = list(zip(path, path[1:], strict=False))
+                steps = list(pairwise(path))
                 product = np.prod([share[node_of[t], node_of[s]] for s, t in steps])
                 sign = np.prod([np.sign(found.edges[step]["weight"]) for step in steps])
                 out[tuple(path)] = (product * seed[node_of[target]], int(sign))
@@ -53,7 +55,7 @@ def test_paths_between_named_ends():
 
 def test_an_unknown_name_is_met_with_the_nearest():
     circuit = graph(1, tokens=[" Dallas", " Texas"]).prune(1.0, 1.0)
-    with pytest.raises(ValueError, match="'Texsa'.*'Texas'"):
+    with pytest.raises(ValueError, match=r"'Texsa'.*'Texas'"):
         circuit.paths(source="Texsa")
     with pytest.raises(ValueError, match="out0"):
         circuit.paths(target="out00")
