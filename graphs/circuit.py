@@ -1,5 +1,6 @@
 """Circuit: what is left after pruning. Frozen, small, and independent of the graph it came from."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,13 @@ class Circuit:
 
     def names(self) -> dict[int, str]:
         """Graph node number -> a name that survives tracing again."""
-        return {int(row.node): name(row) for row in rows(self.nodes)}
+        found: dict[int, str] = {}
+        seen: Counter[str] = Counter()
+        for row in rows(self.nodes):
+            text = name(row)
+            seen[text] += 1  # two directions may have been given one name
+            found[int(row.node)] = text if seen[text] == 1 else f"{text}#{seen[text]}"
+        return found
 
     def labels(self) -> dict[int, str]:
         """Graph node number -> a short text for people."""
@@ -102,8 +109,9 @@ def label(row: Any) -> str:
 
 def whole(graph: AttributionGraph) -> Circuit:
     """The unpruned graph in a circuit's shape, with every nonzero edge."""
-    r, c = dense(graph.edges).nonzero()
-    weight = dense(graph.edges)[r, c].astype(np.float64)
+    matrix = dense(graph.edges)
+    r, c = matrix.nonzero()
+    weight = matrix[r, c].astype(np.float64)
     own = graph.nodes["influence"].to_numpy()[graph.targets[r]]
     direct = graph.shares(slice(None))[r, c].astype(np.float64)
     score = own * direct

@@ -131,59 +131,21 @@ def assemble(
     settings: Mapping[str, Any],
 ) -> AttributionGraph:
     """Check the parts, compute the influence of every node, and freeze them into a graph."""
+    from graphs.checks import check_edges, check_parts
     from graphs.influence import influence
 
-    _check_shapes(nodes, edges, targets, sources, (values, weights, scale))
+    check_parts(nodes, edges, targets, sources, (values, weights, scale))
     nodes = nodes.reset_index(drop=True).assign(influence=0.0)
-    graph = AttributionGraph(nodes, edges, targets, sources, values, weights, scale, dict(settings))
-    _check_edges(graph)
+    arrays = [_frozen(array) for array in (edges, targets, sources, values, weights, scale)]
+    graph = AttributionGraph(nodes, *arrays, dict(settings))
+    check_edges(graph)
     nodes["influence"] = influence(graph)
     return graph
 
 
-def _check_shapes(
-    nodes: pd.DataFrame,
-    edges: Matrix,
-    targets: np.ndarray,
-    sources: np.ndarray,
-    by_row: tuple[np.ndarray, ...],
-) -> None:
-    if edges.shape != (len(targets), len(sources)):
-        raise ValueError(
-            f"edges has shape {edges.shape} for {len(targets)} targets and {len(sources)} sources."
-        )
-    if any(len(array) != len(targets) for array in by_row):
-        raise ValueError(
-            f"values, weights and scale need one entry for each of {len(targets)} rows."
-        )
-    missing = [c for c in COLUMNS[:-1] if c not in nodes]
-    if missing:
-        raise ValueError(f"the node table lacks the columns {', '.join(missing)}.")
-    unknown = sorted(set(nodes["kind"]) - set(KINDS))
-    if unknown:
-        raise ValueError(f"node kind {unknown[0]!r} is not one of {', '.join(KINDS)}.")
-    weights = by_row[1]
-    if not np.isclose(weights.sum(), 1) or (weights < 0).any():
-        raise ValueError(f"weights sum to {weights.sum():g}; the explained targets' must sum to 1.")
-
-
-def _check_edges(graph: AttributionGraph) -> None:
-    """Edges are finite and go up: a target's sources lie in layers below its own."""
-    layer = graph.nodes["layer"].to_numpy()
-    from_layer, to_layer = layer[graph.sources], layer[graph.targets]
-    for rows in row_blocks(len(graph.targets)):
-        block = dense(graph.edges[rows])
-        finite = np.isfinite(block).all(1)
-        if not finite.all():
-            row = rows.start + int(np.flatnonzero(~finite)[0])
-            raise ValueError(
-                f"row {row} (node {graph.targets[row]}) holds NaN or infinite edges; "
-                "trace in float32 with finite weights."
-            )
-        against = from_layer >= to_layer[rows].min()
-        wrong = (block[:, against] != 0) & (from_layer[against] >= to_layer[rows][:, None])
-        if wrong.any():
-            row = rows.start + int(np.argwhere(wrong)[0, 0])
-            raise ValueError(
-                f"row {row} (node {graph.targets[row]}) has an edge from its own layer or above."
-            )
+def _frozen(array: Any) -> Any:
+    """A view of an array that cannot be written through."""
+    if isinstance(array, np.ndarray):
+        array = array.view()
+        array.setflags(write=False)
+    return array

@@ -34,25 +34,30 @@ def descending(graph: AttributionGraph) -> list[np.ndarray]:
     return blocks
 
 
-def restricted(
-    direct: Float[np.ndarray, "rows columns"],
+def scored(
+    shares: Float[np.ndarray, "rows columns"],
     weights: Float[np.ndarray, " rows"],
     layers: np.ndarray,
     column_of_row: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Influence within a part of a graph, rows renormalised over the part's columns.
+    """Turn the shares within a part of a graph into edge scores, in place.
 
-    `column_of_row` is the column of the node that a row explains (-1 where it has none). Returns
-    each row's own influence (weight included) and each row's shares.
+    Rows are renormalised over the part's columns, the influence is computed anew within it, and
+    an edge scores its share times its target's influence. `column_of_row` is the column of the
+    node that a row explains (-1 where it has none). Returns each row's influence (its weight
+    included) and the sum of its shares before they were renormalised.
     """
-    total = direct.sum(1, dtype=np.float64)
-    shares = direct / np.where(total > 0, total, 1).astype(direct.dtype)[:, None]
-    flow = np.zeros(direct.shape[1])
-    own = weights.astype(np.float64).copy()
+    total = shares.sum(1, dtype=np.float64)
+    shares /= np.where(total > 0, total, 1).astype(shares.dtype)[:, None]
+    flow = np.zeros(shares.shape[1])
+    own = weights.astype(np.float64)
     inner = column_of_row >= 0
     for layer in np.unique(layers)[::-1]:
         rows = np.flatnonzero(layers == layer)
         through = rows[inner[rows]]
         own[through] += flow[column_of_row[through]]
-        flow += own[rows] @ shares[rows]
-    return own, shares
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            flow += own[part] @ shares[part]
+    shares *= own[:, None].astype(shares.dtype)
+    return own, total

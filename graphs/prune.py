@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Bool
 
 from graphs.circuit import Circuit
-from graphs.graph import AttributionGraph, dense
-from graphs.influence import restricted
+from graphs.graph import AttributionGraph, dense, row_blocks
+from graphs.influence import scored
 from graphs.scores import graph_scores
-from graphs.threshold import smallest_kept
+from graphs.threshold import smallest_kept, threshold
 
 
 def prune(graph: AttributionGraph, nodes: float, edges: float, errors: str) -> Circuit:
@@ -50,32 +50,31 @@ def _kept_edges(
     """The edges that carry the share, among kept nodes: node ids, weight and shares."""
     rows = np.flatnonzero(kept[graph.targets])
     columns = np.flatnonzero(kept[graph.sources])
-    direct = np.empty((len(rows), len(columns)), dtype=np.float32)
-    for start in range(0, len(rows), 256):
-        part = slice(start, start + 256)
-        direct[part] = graph.shares(rows[part])[:, columns]
+    scores = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for part in row_blocks(len(rows)):
+        scores[part] = graph.shares(rows[part])[:, columns]
     place = np.full(len(graph.nodes), -1)
     place[graph.sources[columns]] = np.arange(len(columns))
     targets = graph.targets[rows]
     layers = graph.nodes["layer"].to_numpy()[targets]
-    own, shares = restricted(direct, graph.weights[rows], layers, place[targets])
-    shares *= own[:, None]
-    chosen = smallest_kept(shares.ravel(), share).reshape(shares.shape)
-    r, c = np.nonzero(chosen)
-    weight = np.empty(len(r))
-    for start in range(0, len(rows), 256):
-        inside = (r >= start) & (r < start + 256)
-        block = dense(graph.edges[rows[start : start + 256]])
-        weight[inside] = block[r[inside] - start, columns[c[inside]]]
-    return pd.DataFrame(
-        {
-            "source": graph.sources[columns[c]],
-            "target": targets[r],
-            "weight": weight,
-            "share": shares[r, c].astype(np.float64) / max(own.sum(), np.finfo(float).tiny),
-            "direct": direct[r, c].astype(np.float64),
-        }
-    )
+    own, total = scored(scores, graph.weights[rows], layers, place[targets])
+    least = threshold(scores.ravel(), share)
+    whole = max(float(own.sum()), np.finfo(float).tiny)
+    tables = []
+    for part in row_blocks(len(rows)):
+        r, c = np.nonzero((scores[part] >= least) & (scores[part] > 0))
+        score, r = scores[part][r, c].astype(np.float64), r + part.start
+        block = dense(graph.edges[rows[part]])
+        tables.append(
+            {
+                "source": graph.sources[columns[c]],
+                "target": targets[r],
+                "weight": block[r - part.start, columns[c]].astype(np.float64),
+                "share": score / whole,
+                "direct": score / own[r] * total[r],
+            }
+        )
+    return pd.DataFrame({key: np.concatenate([t[key] for t in tables]) for key in tables[0]})
 
 
 def _drop_stranded(graph: AttributionGraph, table: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,9 @@ replacement: of the influence that ends somewhere, the share that ends in tokens
 errors (how much of the whole path the features explain, end to end).
 completeness: the share of what is read directly that comes from features and tokens, over all
 targets, weighted by their influence.
-Remainders count as error in both, and so, for a pruned graph, does every pruned node.
+(circuit-tracer's completeness also counts tokens and errors themselves, which read nothing, as
+fully explained; its figures are higher.) Remainders count as error in both, and so, for a pruned
+graph, does every pruned node.
 """
 
 from typing import NamedTuple

@@ -75,6 +75,17 @@ def load(path: str | os.PathLike[str]) -> AttributionGraph:
             f"{path} has format version {metadata.get('version')} and this version reads "
             f"{VERSION}; trace it again, or use the version of the package that wrote it."
         )
+    try:
+        parts = _parts(metadata, tensors)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path} is damaged, it lacks or garbles {error}; trace it again."
+        ) from error
+    return assemble(**parts)
+
+
+def _parts(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What `assemble` needs, from a file's contents."""
     nodes = pd.DataFrame(
         {
             "kind": np.array(json.loads(metadata["kind"]), dtype=object),
@@ -84,9 +95,8 @@ def load(path: str | os.PathLike[str]) -> AttributionGraph:
         }
     )
     rows = {name: tensors[name] for name in _ROWS}
-    return assemble(
-        nodes=nodes, edges=_edges(tensors), settings=json.loads(metadata["settings"]), **rows
-    )
+    settings = json.loads(metadata["settings"])
+    return {"nodes": nodes, "edges": _edges(tensors), "settings": settings, **rows}
 
 
 def _edges(tensors: dict[str, np.ndarray]) -> Any:
@@ -102,16 +112,17 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
     if not path.is_file():
         raise ValueError(f"there is no file {path}.")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise ValueError(
-            f"{path} is a pickle, which can run code when it is read, so it is refused; "
-            "load it with the tool that wrote it and save its arrays as safetensors."
-        )
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
     except (SafetensorError, OSError) as error:
+        # Only now: the length of a good header may itself start like a pickle.
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise ValueError(
+                f"{path} is a pickle, which can run code when it is read, so it is refused; "
+                "load it with the tool that wrote it and save its arrays as safetensors."
+            ) from error
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error

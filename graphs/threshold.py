@@ -10,34 +10,45 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 _DIGIT = 16
+_BLOCK = 1 << 20  # numbers looked at together
 
 
 def threshold(values: Float[np.ndarray, " values"], share: float) -> float:
     """The largest t such that the values >= t add up to the share of the total."""
-    if not len(values):
-        return 0.0
     bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
     wanted = share * float(values.sum(dtype=np.float64))
     above, prefix = 0.0, 0
-    width = 8 * values.dtype.itemsize
-    inside = values > 0
-    for shift in range(width - _DIGIT, -1, -_DIGIT):
-        pool = bits[inside]
-        if not pool.size:
+    for shift in range(8 * values.dtype.itemsize - _DIGIT, -1, -_DIGIT):
+        counts, sums = _histogram(values, bits, shift, prefix)
+        present = np.flatnonzero(counts)[::-1]
+        if not present.size:
             return 0.0
-        digits = (pool >> shift) & 0xFFFF
-        pooled = values[inside].astype(np.float64)
-        sums = np.bincount(digits, weights=pooled, minlength=1 << _DIGIT)
-        reached = above + np.cumsum(sums[::-1])
-        present = np.flatnonzero(np.bincount(digits, minlength=1 << _DIGIT)[::-1])
+        reached = above + np.cumsum(sums[present])
         # Rounding may leave the full sum a hair short of a share of 1: take the last digit then.
-        enough = present[reached[present] >= wanted * (1 - 1e-12)]
-        chosen = int(enough[0] if enough.size else present[-1])
-        above = float(reached[chosen] - sums[::-1][chosen])
-        digit = (1 << _DIGIT) - 1 - chosen
+        enough = np.flatnonzero(reached >= wanted * (1 - 1e-12))
+        chosen = int(enough[0]) if enough.size else len(present) - 1
+        digit = int(present[chosen])
+        above = float(reached[chosen] - sums[digit])
         prefix = (prefix << _DIGIT) | digit
-        inside &= (bits >> shift) == prefix
     return float(np.array([prefix], dtype=bits.dtype).view(values.dtype)[0])
+
+
+def _histogram(
+    values: Float[np.ndarray, " values"], bits: np.ndarray, shift: int, prefix: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per digit at `shift`, how many positive values start with the prefix, and their sum."""
+    counts = np.zeros(1 << _DIGIT, dtype=np.int64)
+    sums = np.zeros(1 << _DIGIT)
+    above = bits.dtype.type(shift + _DIGIT)
+    for start in range(0, len(values), _BLOCK):
+        block, found = bits[start : start + _BLOCK], values[start : start + _BLOCK] > 0
+        if prefix:
+            found &= (block >> above) == prefix
+        digits = (block[found] >> bits.dtype.type(shift)) & 0xFFFF
+        counts += np.bincount(digits, minlength=1 << _DIGIT)
+        kept = values[start : start + _BLOCK][found].astype(np.float64)
+        sums += np.bincount(digits, weights=kept, minlength=1 << _DIGIT)
+    return counts, sums
 
 
 def smallest_kept(

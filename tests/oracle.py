@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from hosts import build
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +23,7 @@ NORMS_BEFORE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln
 NORMS = (*NORMS_BEFORE_MLP, "input_layernorm")  # in this order: the last feeds a parallel block
 # Where queries, keys and values are one matrix the bridge computes attention itself, and its
 # softmax in the model's own precision.
-JOINT = ("gpt2", "neox", "phi3")
+JOINT = ("gpt2", "gpt_neox", "phi3")
 
 
 @dataclass
@@ -37,7 +36,6 @@ class Naive:
     values: list[Tensor] = field(default_factory=list)  # per layer: own values, attached
     activations: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None  # the final norm's output, attached
-    logits: Tensor | None = None
     unembedding: Tensor | None = None  # (vocabulary, d_model)
     unembedding_bias: Tensor | None = None
 
@@ -136,9 +134,9 @@ def frozen_softmax(exact: bool) -> Iterator[None]:
         F.softmax = softmax
 
 
-def naive(family: str, dtype: torch.dtype, dictionary: Dictionary, ids: list[int]) -> Naive:
-    """Run the oracle."""
-    model = build(family, dtype).requires_grad_(False)
+def naive(model: Any, dictionary: Dictionary, ids: list[int]) -> Naive:
+    """Run the oracle on a Hugging Face model of its own, which it takes apart."""
+    model.requires_grad_(False)
     freeze_norms(model)
     out = Naive()
     for index, block in enumerate(blocks(model)):
@@ -147,12 +145,10 @@ def naive(family: str, dtype: torch.dtype, dictionary: Dictionary, ids: list[int
         else:
             _replace_by_dictionary(out, block, dictionary, index)
     blocks(model)[0].register_forward_pre_hook(_token_leaves(out), with_kwargs=True)
-    with frozen_softmax(exact=family in JOINT):
+    with frozen_softmax(exact=model.config.model_type in JOINT):
         out.final = model.base_model(torch.tensor([ids])).last_hidden_state[0]
     head = model.get_output_embeddings()
     out.unembedding, out.unembedding_bias = head.weight, getattr(head, "bias", None)
-    with torch.no_grad():
-        out.logits = build(family, dtype)(torch.tensor([ids])).logits[0]
     return out
 
 
