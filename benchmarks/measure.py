@@ -154,10 +154,11 @@ class _Oracle:
         leaves = [*self.leaves, self.embeddings]
         value = self._target(node.kind, int(node.layer), int(node.position), int(node.feature))
         pulled = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-        pulled = [torch.zeros_like(x) if g is None else g for g, x in zip(pulled, leaves)]
+        pulled = [torch.zeros_like(x) if g is None else g for g, x in zip(pulled, leaves, strict=True)]
         table = graph.nodes.loc[graph.sources]
         wanted = np.zeros(len(table))
-        wanted[(table["kind"] == "token").to_numpy()] = (pulled[-1] * self.embeddings.detach()).sum(1)
+        from_token = pulled[-1] * self.embeddings.detach()
+        wanted[(table["kind"] == "token").to_numpy()] = from_token.sum(1)
         for m in range(self.case.layers):
             self._fill(m, pulled, table, wanted)
         single = ~table["kind"].isin(["bias", "remainder"]).to_numpy()

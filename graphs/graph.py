@@ -136,8 +136,16 @@ def assemble(
 
     check_parts(nodes, edges, targets, sources, (values, weights, scale))
     nodes = nodes.reset_index(drop=True).assign(influence=0.0)
-    arrays = [_frozen(array) for array in (edges, targets, sources, values, weights, scale)]
-    graph = AttributionGraph(nodes, *arrays, dict(settings))
+    graph = AttributionGraph(
+        nodes=nodes,
+        edges=_frozen(edges),
+        targets=_frozen(targets),
+        sources=_frozen(sources),
+        values=_frozen(values),
+        weights=_frozen(weights),
+        scale=_frozen(scale),
+        settings=dict(settings),
+    )
     check_edges(graph)
     nodes["influence"] = influence(graph)
     return graph

@@ -43,7 +43,7 @@ def compare(graph, run: Naive, dtype: torch.dtype, sampled: int = SAMPLED) -> No
     nodes = graph.nodes.iloc[graph.sources]
     # A neuron of layer 0 may read one token only, and nearly nothing of it, by cancellation
     # within that one inner product: no float32 can be right to its own scale then.
-    floor = 0.01 * np.median(graph.scale) if dtype == torch.float32 else 0.0
+    floor = 0.1 * np.median(graph.scale) if dtype == torch.float32 else 0.0
     rows = list(range(len(graph.targets)))
     logits = [r for r in rows if graph.nodes["kind"][graph.targets[r]] == "logit"]
     features = [r for r in rows if r not in logits]
