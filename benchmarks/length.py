@@ -22,7 +22,7 @@ CHECKED = 4  # rows compared with autograd, beside the likeliest token's
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go, as JSON")
     parser.add_argument("--tokens", type=int, default=2048, help="length of the prompt (2048)")
     parser.add_argument("--budget", type=int, default=8192, help="chosen features (8192)")
@@ -52,7 +52,7 @@ def run(case: measure.Case, budget: int) -> dict:
         "active": graph.settings["active"],
         "rows": len(graph.targets),
         "columns": len(graph.sources),
-        "edges_gb": graph.edges.nbytes / 1e9,
+        "edges_gb": measure.edges(graph).nbytes / 1e9,
         "scores": scores._asdict(),
         "circuit": {"nodes": len(circuit.nodes), "edges": len(circuit.edges)},
         "seconds": seconds,

@@ -66,8 +66,8 @@ class Case:
             max_position_embeddings=self.tokens,
             initializer_range=self.width**-0.5,  # keeps the size of what passes through a matrix
             tie_word_embeddings=False,
-            attn_implementation="eager",
         )
+        config._attn_implementation = "eager"  # the one that shows its patterns
         torch.manual_seed(self.seed)
         model = LlamaForCausalLM(config).float().eval()
         generator = self.draws(2)
@@ -129,6 +129,7 @@ class _Oracle:
         self.case, self.host = case, case.host().requires_grad_(False)
         with torch.no_grad():
             out = self.host.model(torch.tensor([case.ids]), output_attentions=True)
+        assert out.attentions is not None
         self.embeddings = self.host.model.embed_tokens(torch.tensor(case.ids)).requires_grad_()
         self.leaves: list[Tensor] = []
         self.reads: list[Tensor] = []
@@ -154,7 +155,9 @@ class _Oracle:
         leaves = [*self.leaves, self.embeddings]
         value = self._target(node.kind, int(node.layer), int(node.position), int(node.feature))
         pulled = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-        pulled = [torch.zeros_like(x) if g is None else g for g, x in zip(pulled, leaves, strict=True)]
+        pulled = [
+            torch.zeros_like(x) if g is None else g for g, x in zip(pulled, leaves, strict=True)
+        ]
         table = graph.nodes.loc[graph.sources]
         wanted = np.zeros(len(table))
         from_token = pulled[-1] * self.embeddings.detach()
@@ -162,7 +165,7 @@ class _Oracle:
         for m in range(self.case.layers):
             self._fill(m, pulled, table, wanted)
         single = ~table["kind"].isin(["bias", "remainder"]).to_numpy()
-        return float(np.abs(graph.edges[row] - wanted)[single].max() / graph.scale[row])
+        return float(np.abs(edges(graph)[row] - wanted)[single].max() / graph.scale[row])
 
     def _target(self, kind: str, layer: int, position: int, feature: int) -> Tensor:
         if kind == "logit":
@@ -171,6 +174,7 @@ class _Oracle:
         x = self.reads[layer][position]
         if self.case.kind != "neurons":
             reader = self.case.transcoders[layer]
+            assert reader.reader_bias is not None
             return reader.reader[feature] @ x + reader.reader_bias[feature]
         mlp = self.host.model.layers[layer].mlp
         gate, up = mlp.gate_proj.weight[feature] @ x, mlp.up_proj.weight[feature] @ x
@@ -203,6 +207,7 @@ class _Oracle:
         """What the dictionary misses of each MLP's output."""
         left = [leaf.detach().clone() for leaf in self.leaves]
         for m, layer in enumerate(self.case.transcoders):
+            assert layer.reader_bias is not None
             values = self.inputs[m] @ layer.reader.T + layer.reader_bias
             best = values.topk(self.case.active)
             active = torch.zeros_like(values).scatter(1, best.indices, best.values.relu())
@@ -216,6 +221,12 @@ class _Oracle:
 def _normed(norm: Any, x: Tensor) -> Tensor:
     scale = (x.detach().pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
     return x / scale * norm.weight
+
+
+def edges(graph: "graphs.AttributionGraph") -> np.ndarray:
+    """The edges of a graph that was just traced: dense."""
+    assert isinstance(graph.edges, np.ndarray)
+    return graph.edges
 
 
 def isolated(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -32,7 +32,7 @@ SECONDS, RATIO = 60, 10  # the limits
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go, as JSON")
     return parser.parse_args()
 

@@ -35,7 +35,7 @@ def _full_precision() -> Iterator[None]:
 @_full_precision()
 def trace(
     model: ReplacementModel,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | Tensor,
     targets: Target | Sequence[Target] | None = None,
     budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -56,7 +56,8 @@ def trace(
     run = run.only("ln_final.hook_out")
     explained = resolve(targets, model.host, run, local)
     expansion = expand(local, explained, budget, progress or (lambda done, total: None))
-    return _assemble(model, run, local, explained, expansion, budget)
+    asked = {"prompt": prompt if isinstance(prompt, str) else "".join(run.tokens), "budget": budget}
+    return _assemble(model, run, local, explained, expansion, asked)
 
 
 def _check_budget(budget: int | None) -> int:
@@ -79,7 +80,7 @@ def _assemble(
     local: Local,
     explained: Explained,
     expansion: Expansion,
-    budget: int,
+    asked: dict[str, Any],
 ) -> graphs.AttributionGraph:
     """Rows, node table and settings as one graph."""
     nodes = pd.concat(
@@ -101,7 +102,7 @@ def _assemble(
         values=np.concatenate([explained.values(run), values[expansion.expanded].numpy()]),
         weights=weights,
         scale=expansion.scale.cpu().numpy(),
-        settings=_settings(model, run, local, expansion, budget),
+        settings=asked | _settings(model, run, local, expansion),
     )
 
 
@@ -160,7 +161,7 @@ def _nodes(
 
 
 def _settings(
-    model: ReplacementModel, run: Run, local: Local, expansion: Expansion, budget: int
+    model: ReplacementModel, run: Run, local: Local, expansion: Expansion
 ) -> dict[str, Any]:
     """What made the graph, for the file and the reader."""
     likely = run.logits[-1].softmax(-1).topk(min(10, model.host.vocabulary))
@@ -172,11 +173,9 @@ def _settings(
     return {
         "model": model.host.name,
         "dictionary": model.dictionary.name,
-        "prompt": "".join(run.tokens),
         "tokens": run.tokens,
         "token_ids": run.ids,
         "n_layers": len(local.layers),
-        "budget": budget,
         "active": local.active,
         "expanded": len(expansion.expanded),
         "complete": len(expansion.expanded) == local.active,

@@ -136,8 +136,10 @@ class Host:
         """The linear parts of one layer."""
         return block(self.bridge, index)
 
-    def tokenize(self, prompt: str | Sequence[int]) -> list[int]:
+    def tokenize(self, prompt: str | Sequence[int] | Tensor) -> list[int]:
         """Token ids of a prompt; ids are checked and passed through."""
+        if isinstance(prompt, Tensor):
+            prompt = prompt.squeeze(0).tolist()
         ids = self._encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         if not ids:
             raise ValueError("the prompt is empty; give at least one token.")
@@ -168,7 +170,12 @@ class Host:
 
     def token(self, index: int) -> str:
         """The text of one token id; without a tokenizer, the id itself."""
-        return str(index) if self.tokenizer is None else self.tokenizer.decode([index])
+        if self.tokenizer is None:
+            return str(index)
+        text = self.tokenizer.decode([index])
+        # SentencePiece decoders drop the space that a first word stands for.
+        spaced = str(self.tokenizer.convert_ids_to_tokens(index)).startswith("▁")
+        return " " + text if spaced and not text.startswith(" ") else text
 
     @torch.no_grad()
     def run(self, ids: Sequence[int], sites: Sequence[str] = ()) -> Run:

@@ -46,7 +46,7 @@ class ReplacementModel:
         extra = frozenset().union(*(layer.hooks for layer in self.dictionary.layers))
         return [self.dictionary.read, self.dictionary.write, *sorted(extra)]
 
-    def run(self, prompt: str | Sequence[int]) -> Run:
+    def run(self, prompt: str | Sequence[int] | Tensor) -> Run:
         """One forward pass of the host, keeping what a reading and a trace need."""
         return self.host.run(self.host.tokenize(prompt), self.sites)
 
@@ -74,7 +74,9 @@ class ReplacementModel:
         return written(readings, self.dictionary.layers, layer, x)
 
     @torch.no_grad()
-    def replaced(self, prompt: str | Sequence[int]) -> Float[Tensor, "positions vocabulary"]:
+    def replaced(
+        self, prompt: str | Sequence[int] | Tensor
+    ) -> Float[Tensor, "positions vocabulary"]:
         """The logits when every MLP is replaced by its features, with no errors added back."""
         dictionary, hooks = self.dictionary, []
         readings: list[LayerReading] = []

@@ -5,10 +5,15 @@ not 0, epsilon not negligible), windows shorter than the prompt and soft caps fe
 leaves any of these out gives other numbers.
 """
 
+import atexit
+import os
+import tempfile
 import zlib
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from torch import Tensor
@@ -188,3 +193,55 @@ def model(family: str, kind: str, dtype: torch.dtype = torch.float32) -> Replace
     if kind == "neurons":
         return replacement.load(opened, dictionary="neurons")
     return ReplacementModel(opened, dictionary(opened.n_layers, **options(family, kind)))
+
+
+WORDS = ("<unk>", "<s>", "</s>", "Austin", " Austin", " Dallas", " Texas", "Texas", " capital")
+WORDS = (*WORDS, " of", " is", "The", " the", " Paris", " France", " in", "!", "user", "reply")
+WORDS = (*WORDS, *(f" word{i}" for i in range(VOCABULARY - len(WORDS))))
+TEXT = "The capital of Texas is"
+TEMPLATE = "<s>user{{ messages[0]['content'] }}{% if add_generation_prompt %}!reply{% endif %}"
+
+
+def words(chat: bool = False) -> Any:
+    """A tokenizer of whole words, most of which carry the space before them, as GPT-2's do."""
+    table = {word: i for i, word in enumerate(WORDS)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="<unk>"))
+    pattern = tokenizers.Regex("<s>|user|reply| ?[A-Za-z0-9]+|!")
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split(pattern, behavior="isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        chat_template=TEMPLATE if chat else None,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@lru_cache(maxsize=None)
+def speaking(family: str = "llama", dtype: torch.dtype = torch.float32) -> ReplacementModel:
+    """A replacement model that reads and writes words."""
+    opened = Host.open(build(family, dtype), tokenizer=words())
+    return ReplacementModel(opened, dictionary(opened.n_layers, TopK(5)))
+
+
+def save(folder: Path, family: str = "llama", chat: bool | None = False, **changes: Any) -> Path:
+    """A host as a folder; with `chat=None` without a tokenizer."""
+    build(family, **changes).save_pretrained(folder)
+    if chat is not None:
+        words(chat).save_pretrained(folder)
+    return folder
+
+
+@lru_cache(maxsize=None)
+def smollm2() -> Host:
+    """The bundled model, converted at most once a session (half a minute)."""
+    kept = os.environ.get("CIRCUITS_CACHE")
+    if kept is None:
+        scratch = tempfile.TemporaryDirectory()
+        atexit.register(scratch.cleanup)
+        os.environ["CIRCUITS_CACHE"] = scratch.name
+    try:
+        return Host.open("smollm2")
+    finally:
+        if kept is None:
+            del os.environ["CIRCUITS_CACHE"]

@@ -43,7 +43,9 @@ class Naive:
         """Edges into one target from features, errors and tokens."""
         leaves = [*self.features, *self.errors, self.tokens]
         grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-        grads = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
+        grads = [
+            torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)
+        ]
         layers = len(self.features)
         return grads[:layers], grads[layers:-1], grads[-1]
 

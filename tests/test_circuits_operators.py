@@ -132,7 +132,9 @@ def test_skip_is_adjoint_and_is_the_path(made, batch):
     inside = x if skip.before is None else naive_norm(skip.before, x)
     wanted = inside @ skip.weight.T
     if skip.after is not None:  # the post-norm's own offset belongs to the writers
-        wanted = naive_norm(Norm(skip.after.scale, skip.after.weight, None, skip.after.center), wanted)
+        wanted = naive_norm(
+            Norm(skip.after.scale, skip.after.weight, None, skip.after.center), wanted
+        )
     bias = 0 if skip.bias is None else skip.bias
     torch.testing.assert_close(skip.push(x) + bias, wanted, rtol=1e-4, atol=1e-4)
 

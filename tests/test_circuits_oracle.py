@@ -101,7 +101,10 @@ VARIANTS = {
     "neox-sequential": ("neox", {"use_parallel_residual": False}),
     "llama-one-value-head": ("llama", {"num_key_value_heads": 1}),
     "llama-tied": ("llama", {"tie_word_embeddings": True, "attention_bias": False}),
-    "gpt2-untied": ("gpt2", {"tie_word_embeddings": False, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt2-untied": (
+        "gpt2",
+        {"tie_word_embeddings": False, "scale_attn_by_inverse_layer_idx": True},
+    ),
     "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 3}),
     "olmoe-shares-sum-to-one": ("olmoe", {"norm_topk_prob": True}),
     "phi3-ungrouped": ("phi3", {"num_key_value_heads": 4}),
