@@ -153,12 +153,14 @@ class Local:
         return Group(m, positions, vectors, constants)
 
     def outputs(
-        self, vectors: Float[Tensor, "readers d_model"], positions: Int[Tensor, " readers"]
+        self,
+        vectors: Float[Tensor, "readers d_model"],
+        positions: Int[Tensor, " readers"],
+        constants: Float[Tensor, " readers"],
     ) -> Group:
         """Readers of the final norm's output, such as the unembedding's columns."""
-        constants = vectors.new_zeros(len(vectors))
         if self.final.offset is not None:
-            constants = vectors @ self.final.offset
+            constants = constants + vectors @ self.final.offset
         return Group(len(self.layers), positions, self.final.pull_at(vectors, positions), constants)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from replacement.blocks import Block, NormWeights
 
 Stream = Float[Tensor, "batch positions d_model"]
+Streams = Float[Tensor, "*batch positions d_model"]  # any number of leading axes
 
 
 class Operator(Protocol):
@@ -59,11 +60,11 @@ class Norm:
         """The constant that the norm adds at every position."""
         return None if self.offset is None else self.offset.expand(len(self.scale), -1)
 
-    def push(self, x: Stream) -> Stream:
+    def push(self, x: Streams) -> Streams:
         """Carry up."""
         return self.push_at(x, slice(0, x.shape[-2]))
 
-    def pull(self, g: Stream) -> Stream:
+    def pull(self, g: Streams) -> Streams:
         """Carry down."""
         return self.pull_at(g, slice(0, g.shape[-2]))
 

@@ -7,7 +7,7 @@ at the final norm's output: for a token its column of the unembedding less the v
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -67,13 +67,17 @@ Target: TypeAlias = str | int | Likely | Token | Difference | Direction | Featur
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """An explained output: its name, vocabulary id (or -1), reader, value and weight."""
+    """An explained output: its name, vocabulary id (or -1), position, reader and weight.
+
+    Its value is  vector . final + constant  (the constant is the unembedding's own bias).
+    """
 
     name: str
     index: int
     position: int
     vector: Float[Tensor, " d_model"]
     weight: float
+    constant: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +91,13 @@ class Explained:
         """The outputs as readers."""
         vectors = torch.stack([o.vector.to(local.embeddings) for o in self.outputs])
         positions = torch.tensor([o.position for o in self.outputs], device=vectors.device)
-        return local.outputs(vectors, positions)
+        constants = torch.tensor([o.constant for o in self.outputs], dtype=torch.float64)
+        return local.outputs(vectors, positions, constants.to(vectors))
 
     def values(self, run: Run) -> list[float]:
         """The outputs' values, as the host computed them."""
         final = run["ln_final.hook_out"].cpu().double()
-        return [float(final[o.position] @ o.vector.to(final)) for o in self.outputs]
+        return [float(final[o.position] @ o.vector.to(final)) + o.constant for o in self.outputs]
 
 
 def resolve(
@@ -103,17 +108,28 @@ def resolve(
     if not wanted:
         raise ValueError("targets is empty; leave it out to explain the likely tokens.")
     outputs: list[Output] = []
-    features: list[tuple[int, float]] = []
+    features: dict[int, float] = {}
     for target in wanted:
         if isinstance(target, Feature):
-            features.append((_feature_number(target, local), 1.0))
+            features[_feature_number(target, local)] = 1.0
         else:
             outputs += _outputs(target, host, run)
-    total = sum(o.weight for o in outputs) + sum(weight for _, weight in features)
+    outputs = _once(outputs)
+    total = sum(o.weight for o in outputs) + sum(features.values())
     return Explained(
-        tuple(Output(o.name, o.index, o.position, o.vector, o.weight / total) for o in outputs),
-        tuple((number, weight / total) for number, weight in features),
+        tuple(replace(o, weight=o.weight / total) for o in outputs),
+        tuple((number, weight / total) for number, weight in features.items()),
     )
+
+
+def _once(outputs: list[Output]) -> list[Output]:
+    """A token named twice at one position is explained once, with the larger weight."""
+    found: dict[tuple[int, int], Output] = {}
+    for number, o in enumerate(outputs):
+        key = (o.position, o.index if o.index >= 0 else -1 - number)
+        if key not in found or found[key].weight < o.weight:
+            found[key] = o
+    return list(found.values())
 
 
 def _as_list(targets: Target | Sequence[Target] | None) -> Sequence[Target]:
@@ -133,15 +149,16 @@ def _outputs(target: Target, host: Host, run: Run) -> list[Output]:
         return _likely(target, position, host, run)
     if isinstance(target, Token):
         index = token_id(target.token, host, run, position)
-        return [Output(host.token(index), index, position, _reader(host, index), 1.0)]
+        return [_token(host, index, position, 1.0)]
     if isinstance(target, Difference):
         plus = token_id(target.token, host, run, position)
         minus = token_id(target.minus, host, run, position)
         if plus == minus:
             raise ValueError(f"the difference of {host.token(plus)!r} and itself is nothing.")
         name = f"{host.token(plus)} minus {host.token(minus)}"
-        vector = _reader(host, plus) - _reader(host, minus)
-        return [Output(name, -1, position, vector, 1.0)]
+        one, other = _token(host, plus, position, 1.0), _token(host, minus, position, 1.0)
+        constant = one.constant - other.constant
+        return [Output(name, -1, position, one.vector - other.vector, 1.0, constant)]
     vector = torch.as_tensor(target.vector)
     if vector.shape != (host.d_model,) or not bool(torch.isfinite(vector).all()):
         raise ValueError(
@@ -162,15 +179,18 @@ def _likely(target: Likely, position: int, host: Host, run: Run) -> list[Output]
     # As many as it takes: a token is dropped when those before it hold the share already.
     count = int((chances.cumsum(0) - chances < target.share).sum())
     return [
-        Output(host.token(i), i, position, _reader(host, i), float(c))
+        _token(host, i, position, float(c))
         for i, c in zip(tokens[:count], chances[:count], strict=True)
     ]
 
 
-def _reader(host: Host, index: int) -> Tensor:
-    matrix = host.unembedding
+def _token(host: Host, index: int, position: int, weight: float) -> Output:
+    """One token's logit, less the vocabulary's mean."""
+    matrix, bias = host.unembedding, host.unembedding_bias
     precision = torch.promote_types(matrix.dtype, torch.float32)
-    return matrix[:, index].to(precision) - matrix.mean(1, dtype=precision)
+    vector = matrix[:, index].to(precision) - matrix.mean(1, dtype=precision)
+    constant = 0.0 if bias is None else float(bias[index].double() - bias.double().mean())
+    return Output(host.token(index), index, position, vector, weight, constant)
 
 
 def _position(position: int, length: int) -> int:

@@ -56,6 +56,9 @@ class Transcoder:
             ("skip", self.skip, (width, width)),
         ]
         named += [(f"writers[{m}]", w, (features, width)) for m, w in self.writers.items()]
+        threshold = getattr(self.activation, "threshold", None)
+        if isinstance(threshold, Tensor) and threshold.ndim:
+            named.append(("threshold", threshold, (features,)))
         named += [(f"writer_biases[{m}]", b, (width,)) for m, b in self.biases.items()]
         return [(name, t, wanted) for name, t, wanted in named if t is not None]
 
@@ -114,7 +117,8 @@ class Dictionary:
             if site not in known:
                 raise ValueError(f"site {site!r} is not known; use one of {', '.join(known)}.")
         for index, layer in enumerate(self.layers):
-            outside = [m for m in layer.writers if not index <= m < len(self.layers)]
+            written = {*layer.writers, *layer.biases}
+            outside = sorted(m for m in written if not index <= m < len(self.layers))
             if outside:
                 raise ValueError(
                     f"layer {index} writes to layers {outside}; a feature can write only to its "

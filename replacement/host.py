@@ -189,9 +189,8 @@ class Host:
         batch = torch.tensor([ids], device=self.device)
         logits, cache = self.bridge.run_with_cache(batch, names_filter=keep)
         precision = torch.promote_types(self.dtype, torch.float32)
-        captured = {
-            name: (v[0] if v.shape[0] == 1 else v).to(precision) for name, v in cache.items()
-        }
+        # Routers work on (tokens, experts); everything else has the batch's axis in front.
+        captured = {k: (v[0] if v.ndim > 2 else v).to(precision) for k, v in cache.items()}
         tokens = [self.token(i) for i in ids]
         return Run(ids, tokens, captured, logits[0].to(precision))
 

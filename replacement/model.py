@@ -36,6 +36,12 @@ class ReplacementModel:
                 f"the dictionary's width is {sorted(widths)} and {self.host.name}'s is "
                 f"{self.host.d_model}; it was made for another host."
             )
+        for site in (self.dictionary.read, self.dictionary.write):
+            if f"blocks.0.{site}" not in self.host.bridge.hook_dict:
+                raise ValueError(
+                    f"{self.host.name} has no activation {site!r}, where the dictionary reads or "
+                    "writes; it was made for another family of hosts."
+                )
         precision = torch.promote_types(self.host.dtype, torch.float32)
         moved = self.dictionary.to(self.host.device, precision)
         object.__setattr__(self, "dictionary", moved)
@@ -81,17 +87,18 @@ class ReplacementModel:
         dictionary, hooks = self.dictionary, []
         readings: list[LayerReading] = []
         seen: dict[str, Tensor] = {}
+        precision = torch.promote_types(self.host.dtype, torch.float32)
 
         def reads(index: int) -> Any:
             def hook(x: Tensor, hook: Any) -> None:
                 seen["x"] = x[0]
-                readings.append(dictionary.layers[index].read(x[0].float(), {}))
+                readings.append(dictionary.layers[index].read(x[0].to(precision), {}))
 
             return hook
 
         def writes(index: int) -> Any:
             def hook(y: Tensor, hook: Any) -> Tensor:
-                out = written(readings, dictionary.layers, index, seen["x"].float())
+                out = written(readings, dictionary.layers, index, seen["x"].to(precision))
                 return out.to(y.dtype)[None]
 
             return hook

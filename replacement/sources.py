@@ -45,6 +45,12 @@ def check_supported(config: Any) -> None:
             f"the architecture {', '.join(names)} is not supported; "
             f"supported are {', '.join(SUPPORTED)}."
         )
+    clip = getattr(config, "clip_qkv", None)
+    if clip is not None:
+        raise ValueError(
+            f"clip_qkv={clip} clips what attention reads, which no frozen pattern makes linear; "
+            "a host with it cannot be traced exactly."
+        )
 
 
 def fetch(source: Any, dtype: torch.dtype | None) -> tuple[str, Any, Any]:
@@ -69,15 +75,20 @@ def _load(folder: Any, dtype: torch.dtype | None, **options: Any) -> tuple[Any, 
 
     try:
         check_supported(AutoConfig.from_pretrained(folder, **options))
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=dtype or torch.float32,
             attn_implementation="eager",
             use_safetensors=None if options else True,
             **options,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot read a model from {folder}: {_first_line(error)}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f"cannot read a model from {folder}: it lacks the weights {missing}.")
     if options:
         model = _plain(model)
     _check_finite(model, folder)
@@ -112,7 +123,7 @@ def _tokenizer(folder: Any, **options: Any) -> Any:
 
 
 def _from_hub(name: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    near = difflib.get_close_matches(name, BUNDLED, n=1)
+    near = difflib.get_close_matches(name.lower(), BUNDLED, n=1)
     if near and "/" not in name:
         raise ValueError(f"there is no model {name!r}; did you mean {near[0]!r}?")
     if name.startswith((".", "/", "~")):

@@ -9,7 +9,7 @@ import atexit
 import os
 import tempfile
 import zlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def build(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> An
     return model.to(dtype).eval()
 
 
-@lru_cache(maxsize=None)
+@cache
 def host(family: str, dtype: torch.dtype = torch.float32) -> Host:
     """The family's host, opened once per session."""
     return Host.open(build(family, dtype))
@@ -186,7 +186,7 @@ def options(family: str, kind: str) -> dict[str, Any]:
     return chosen
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(family: str, kind: str, dtype: torch.dtype = torch.float32) -> ReplacementModel:
     """A host of the family with a dictionary of the kind."""
     opened = host(family, dtype)
@@ -217,7 +217,7 @@ def words(chat: bool = False) -> Any:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def speaking(family: str = "llama", dtype: torch.dtype = torch.float32) -> ReplacementModel:
     """A replacement model that reads and writes words."""
     opened = Host.open(build(family, dtype), tokenizer=words())
@@ -232,7 +232,7 @@ def save(folder: Path, family: str = "llama", chat: bool | None = False, **chang
     return folder
 
 
-@lru_cache(maxsize=None)
+@cache
 def smollm2() -> Host:
     """The bundled model, converted at most once a session (half a minute)."""
     kept = os.environ.get("CIRCUITS_CACHE")

@@ -12,7 +12,7 @@ import circuits
 from replacement import Host, ReplacementModel, TopK
 
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-10}
-SAMPLED = 24  # rows compared of each graph: autograd takes one target at a time
+SAMPLED = 16  # rows compared of each graph: autograd takes one target at a time
 
 
 def target_value(run: Naive, node) -> torch.Tensor:

@@ -24,7 +24,7 @@ def explained(graph):
 
 def row_of(graph, kind="logit", which=0):
     """One target's row as {source name: edge}, and its value."""
-    rows = np.flatnonzero((graph.nodes["kind"].to_numpy()[graph.targets] == kind))
+    rows = np.flatnonzero(graph.nodes["kind"].to_numpy()[graph.targets] == kind)
     return as_dict(graph, rows[which]), graph.values[rows[which]]
 
 
