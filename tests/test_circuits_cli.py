@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import graphs
 from circuits import cli
 
-WORDS = "<unk> the capital of Texas France is Austin Paris , a b c <script> d e f g h i".split()
+SPOKEN = "<unk> the capital of Texas France is Austin Paris , a b c <script> d e f g h i"
+WORDS = SPOKEN.split()
 PROMPT = "the capital of Texas is"
 
 
