@@ -1,6 +1,7 @@
 """Host: the language model being traced. Tokens in, activations out."""
 
 import copy
+import operator
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,9 +139,7 @@ class Host:
 
     def tokenize(self, prompt: str | Sequence[int] | Tensor) -> list[int]:
         """Token ids of a prompt; ids are checked and passed through."""
-        if isinstance(prompt, Tensor):
-            prompt = prompt.squeeze(0).tolist()
-        ids = self._encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+        ids = self._encode(prompt) if isinstance(prompt, str) else _ids(prompt)
         if not ids:
             raise ValueError("the prompt is empty; give at least one token.")
         if len(ids) > self.context:
@@ -193,6 +192,20 @@ class Host:
         captured = {k: (v[0] if v.ndim > 2 else v).to(precision) for k, v in cache.items()}
         tokens = [self.token(i) for i in ids]
         return Run(ids, tokens, captured, logits[0].to(precision))
+
+
+def _ids(prompt: Sequence[int] | Tensor) -> list[int]:
+    """Token ids from a list or from a tensor, with or without a batch of one."""
+    if isinstance(prompt, Tensor):
+        if prompt.ndim == 2 and len(prompt) == 1:
+            prompt = prompt[0]
+        if prompt.ndim != 1:
+            raise ValueError(f"token ids have shape {tuple(prompt.shape)}; give one prompt.")
+        prompt = prompt.tolist()
+    try:
+        return [operator.index(i) for i in prompt]
+    except TypeError as error:
+        raise ValueError(f"token ids must be whole numbers, not {list(prompt)[:3]}.") from error
 
 
 def best_device() -> torch.device:

@@ -12,6 +12,7 @@ from circuits import rows as making
 from circuits.local import freeze
 
 DOUBLE = torch.float64
+FIRST = circuits.Token(4, 6)
 KEYS = ["kind", "layer", "position", "feature"]
 
 
@@ -51,19 +52,19 @@ def flow(whole, expanded):
     Paths end in what has no row. The shares are of all that a row reads but the bias.
     """
     names, sources = table(whole, whole.targets), table(whole, whole.sources)
-    weighed = [c for c, name in enumerate(sources) if name[0] != "bias"]
-    influence = dict.fromkeys(sources, 0.0)
-    order = sorted(range(len(names)), key=lambda r: -names[r][1])
-    for r in order:
-        if names[r][0] == "feature" and names[r] not in expanded:
-            continue
-        w = whole.weights[r] + influence.get(names[r], 0.0)
-        if w == 0:
-            continue
-        sizes = np.abs(whole.edges[r, weighed])
-        for c, share in zip(weighed, sizes / max(sizes.sum(), 1e-300), strict=True):
-            influence[sources[c]] += w * share
-    return influence
+    place = {name: c for c, name in enumerate(sources)}
+    weighed = np.array([name[0] != "bias" for name in sources])
+    influence = np.zeros(len(sources))
+    for r in sorted(range(len(names)), key=lambda r: -names[r][1]):
+        w = whole.weights[r]
+        if names[r][0] == "feature":
+            if names[r] not in expanded:
+                continue
+            w += influence[place[names[r]]]
+        sizes = np.abs(whole.edges[r]) * weighed
+        if w > 0 and sizes.sum() > 0:
+            influence += w * sizes / sizes.sum()
+    return dict(zip(sources, influence.tolist(), strict=True))
 
 
 def greedy(whole, budget):
@@ -130,6 +131,22 @@ def test_screening_changes_which_columns_are_held_and_nothing_else(
     assert len(chosen(part)) == budget
     assert part.discrepancy <= 1e-9
     same_rows(part, whole)
+
+
+@pytest.mark.parametrize("family", ["llama", "neox"])
+def test_what_matters_only_through_others_is_found(family):
+    """More than a round's worth: later rounds must count what flows through the earlier ones."""
+    traced = model(family, "neurons", DOUBLE)
+    whole = circuits.trace(traced, PROMPT, FIRST)
+    mine = chosen(circuits.trace(traced, PROMPT, FIRST, budget=130))
+    direct = flow(whole, set())
+    by_direct_effect = sorted((n for n in direct if n[0] == "feature"), key=direct.get)[-130:]
+    captured = [
+        sum(flow(whole, set(group))[n] for n in group)
+        for group in (mine, by_direct_effect, greedy(whole, 130))
+    ]
+    assert captured[0] >= 0.998 * captured[2]
+    assert captured[1] <= 0.985 * captured[2]  # so that direct effects alone would not do
 
 
 @pytest.mark.parametrize("family", ["llama", "neox"])

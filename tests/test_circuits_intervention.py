@@ -87,12 +87,12 @@ def frozen_run(replaced, recorded, removed, token=None):
 def targets(replaced, graph, run):
     """All targets' readings in one run; neurons' readings are not linear and left out."""
     reads, final = run
-    unembedding = replaced.host.bridge.unembed.original_component.weight
+    unembedding = replaced.host.bridge.unembed.original_component.weight.detach()
     values = np.full(len(graph.targets), np.nan)
     for row, node in enumerate(graph.nodes.iloc[graph.targets].itertuples()):
         if node.kind == "logit":
             reader = unembedding[node.feature] - unembedding.mean(0)
-            values[row] = float(final[node.position] @ reader)
+            values[row] = (final[node.position] @ reader).item()
         elif not replaced.dictionary.exact:
             layer = replaced.dictionary.layers[node.layer]
             values[row] = float(reads[node.layer][node.position] @ layer.reader[node.feature])

@@ -95,6 +95,18 @@ def opened(folder):
     return _OPENED.setdefault(folder, Host.open(folder))
 
 
+@pytest.mark.parametrize("ids", [[5], [3, 4]])
+def test_a_tensor_of_ids_is_a_prompt(ids):
+    for prompt in (torch.tensor(ids), torch.tensor([ids])):
+        assert host("llama").tokenize(prompt) == ids
+
+
+@pytest.mark.parametrize("prompt", [torch.tensor([[3, 4], [5, 6]]), torch.tensor([3.7, 4.2])])
+def test_a_batch_or_numbers_that_are_no_ids_are_refused(prompt):
+    with pytest.raises(ValueError):
+        host("llama").tokenize(prompt)
+
+
 def test_the_longest_prompt_is_read():
     assert host("llama").run([1] * 16).logits.shape == (16, VOCABULARY)
 
