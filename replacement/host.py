@@ -235,13 +235,19 @@ def _bridge(model: Any, tokenizer: Any) -> Any:
         # The bridge reads the config from a folder even when it is handed the model, and
         # edits the tokenizer that it is handed.
         model.config.save_pretrained(Path(folder))
-        bridge = TransformerBridge.boot_transformers(
-            folder,
-            hf_model=model,
-            tokenizer=copy.deepcopy(tokenizer) if tokenizer is not None else _no_tokenizer(),
-            device=str(weight.device),
-            dtype=weight.dtype,
-        )
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                folder,
+                hf_model=model,
+                tokenizer=copy.deepcopy(tokenizer) if tokenizer is not None else _no_tokenizer(),
+                device=str(weight.device),
+                dtype=weight.dtype,
+            )
+        except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"transformer-lens cannot show the inside of this {type(model).__name__}: "
+                f"{error or type(error).__name__}"
+            ) from error
     if weight.dtype == torch.float64:
         _exact_norms(bridge)
     return bridge
