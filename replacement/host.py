@@ -246,7 +246,7 @@ def _bridge(model: Any, tokenizer: Any) -> Any:
         except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
             raise ValueError(
                 f"transformer-lens cannot show the inside of this {type(model).__name__}: "
-                f"{error or type(error).__name__}"
+                f"{str(error) or type(error).__name__}"
             ) from error
     if weight.dtype == torch.float64:
         _exact_norms(bridge)
