@@ -22,7 +22,7 @@ from replacement.host import Run
 from replacement.model import ReplacementModel
 from replacement.reading import Reading
 
-WRITTEN = 1 << 27  # numbers of written directions kept between sweeps
+WRITTEN = 1 << 26  # numbers of written directions kept between sweeps
 
 
 @dataclass(frozen=True, eq=False)

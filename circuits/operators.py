@@ -12,6 +12,7 @@ causal, so what lies after a reader's position never reaches it. A new architect
 operator here, not a new engine.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,21 +102,33 @@ class Attention:
     The norms are folded in: weights and centring into `values` and `outputs`, the denominators
     of both into `mix`. With grouped queries, `repeat` heads share one value head, and `mix` holds
     for each value head a matrix (positions k, positions q * repeat), so that the sum over a
-    group's heads is part of one product.
+    group's heads is part of one product. It is cut into strips of positions k, each without the
+    zeros before its first position: attention is causal.
     """
 
     values: Float[Tensor, "d_model kv_width"]
     outputs: Float[Tensor, "heads_width d_model"]
-    mix: Float[Tensor, "kv_heads positions mixed"]
+    mix: tuple[Float[Tensor, "kv_heads _ _"], ...]
+    repeat: int
     bias: Float[Tensor, "positions d_model"] | None
 
-    STRIP = 256  # positions mixed at once: above that, the zeros after the diagonal are skipped
+    STRIP = 256  # positions in a strip
     BLOCK = 1 << 22  # numbers held between the two products: readers are pulled block by block
 
     @property
-    def repeat(self) -> int:
-        """Heads per value head."""
-        return self.mix.shape[2] // self.mix.shape[1]
+    def kv_heads(self) -> int:
+        """How many value heads there are."""
+        return len(self.mix[0])
+
+    def strips(self, positions: int) -> Iterator[tuple[slice, Tensor]]:
+        """The positions and the matrix of each strip, for a stream of so many positions."""
+        start = 0
+        for strip in self.mix:
+            if start >= positions:
+                return
+            rows = slice(start, min(start + strip.shape[1], positions))
+            yield rows, strip[:, : rows.stop - start, : (positions - start) * self.repeat]
+            start = rows.stop
 
     def pull(self, g: Stream) -> Stream:
         """Carry down."""
@@ -134,24 +147,26 @@ class Attention:
 
     def _mix_down(self, g: Stream) -> Float[Tensor, "batch positions kv_width"]:
         n, q = g.shape[:2]
-        kv, repeat = self.mix.shape[0], self.repeat
+        kv, repeat = self.kv_heads, self.repeat
         head = self.outputs.shape[0] // (kv * repeat)
         split = (g.flatten(0, 1) @ self.outputs.T).view(n, q, kv, repeat, head)
         # (value head, (position, head of its group), (reader, unit)): one product per value head
         split = split.permute(2, 1, 3, 0, 4).reshape(kv, q * repeat, n * head)
         mixed = torch.empty(kv, q, n * head, dtype=g.dtype, device=g.device)
-        for k in range(0, q, self.STRIP):
-            rows, columns = slice(k, min(k + self.STRIP, q)), slice(k * repeat, q * repeat)
-            torch.bmm(self.mix[:, rows, columns], split[:, columns], out=mixed[:, rows])
+        for rows, strip in self.strips(q):
+            torch.bmm(strip, split[:, rows.start * repeat :], out=mixed[:, rows])
         return mixed.view(kv, q, n, head).permute(2, 1, 0, 3).reshape(n, q, kv * head)
 
     def push(self, x: Stream) -> Stream:
         """Carry up."""
         n, t = x.shape[:2]
-        kv, repeat = self.mix.shape[0], self.repeat
+        kv, repeat = self.kv_heads, self.repeat
         head = self.values.shape[1] // kv
         value = (x @ self.values).view(n, t, kv, head).permute(2, 1, 0, 3).reshape(kv, t, n * head)
-        split = (self.mix.transpose(1, 2) @ value).view(kv, t, repeat, n, head)
+        split = x.new_zeros(kv, t * repeat, n * head)
+        for rows, strip in self.strips(t):
+            split[:, rows.start * repeat :] += strip.transpose(1, 2) @ value[:, rows]
+        split = split.view(kv, t, repeat, n, head)
         return split.permute(3, 1, 0, 2, 4).reshape(n, t, -1) @ self.outputs
 
 
@@ -178,7 +193,9 @@ def frozen_attention(
     kv, repeat = block.kv_heads, block.heads // block.kv_heads
     t = pattern.shape[1]
     mix = mixing.view(kv, repeat, t, t).permute(0, 3, 2, 1).reshape(kv, t, t * repeat)
-    return Attention(values.contiguous(), outputs.contiguous(), mix, bias)
+    size = Attention.STRIP
+    strips = tuple(mix[:, k : k + size, k * repeat :].contiguous() for k in range(0, t, size))
+    return Attention(values.contiguous(), outputs.contiguous(), strips, repeat, bias)
 
 
 def _attention_bias(

@@ -20,7 +20,8 @@ def influence(graph: AttributionGraph) -> Float[np.ndarray, " nodes"]:
     flow = np.zeros(len(graph.nodes))
     np.add.at(flow, graph.targets, graph.weights)
     for rows in descending(graph):
-        flow[graph.sources] += flow[graph.targets[rows]] @ graph.shares(rows)
+        shares = graph.shares(rows)
+        flow[graph.sources] += flow[graph.targets[rows]].astype(shares.dtype) @ shares
     return flow
 
 
@@ -58,6 +59,6 @@ def scored(
         own[through] += flow[column_of_row[through]]
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
-            flow += own[part] @ shares[part]
+            flow += own[part].astype(shares.dtype) @ shares[part]
     shares *= own[:, None].astype(shares.dtype)
     return own, total

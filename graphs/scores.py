@@ -37,7 +37,8 @@ def graph_scores(graph: AttributionGraph, kept: np.ndarray | None = None) -> Sco
     for rows in descending(graph):
         # A pruned feature stands for error: nothing passes through it.
         own = flow[graph.targets[rows]] * kept[graph.targets[rows]]
-        reached = own @ graph.shares(rows)
+        shares = graph.shares(rows)
+        reached = (own.astype(shares.dtype) @ shares).astype(np.float64)
         flow[graph.sources] += reached
         read += own.sum()
         explained += reached[token].sum()
