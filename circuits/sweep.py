@@ -8,6 +8,7 @@ after the last reader's are never carried. No autograd graph, no copies of the p
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -86,8 +87,13 @@ def _read_off_layer(local: Local, source: int, m: int, x: Tensor, rows: Tensor) 
         rows[:, offset : offset + starts[cone]] += block
         return
     written = local.written(source, m, cone)
-    for p in range(cone):
-        a, b = starts[p], starts[p + 1]
+    counts = {b - a for a, b in pairwise(starts[: cone + 1])}
+    if len(counts) == 1:
+        # As many active features at every position (TopK): one batched product.
+        block = torch.bmm(x.transpose(0, 1), written.view(cone, -1, written.shape[1]).mT)
+        rows[:, offset : offset + starts[cone]] += block.transpose(0, 1).flatten(1)
+        return
+    for p, (a, b) in enumerate(pairwise(starts[: cone + 1])):
         if a < b:
             rows[:, offset + a : offset + b].addmm_(x[:, p], written[a:b].T)
 
