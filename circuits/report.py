@@ -23,7 +23,7 @@ class Request:
 
     prompt: str
     model: str
-    dictionary: str
+    dictionary: str | None
     targets: list[str]
     minus: str | None
     position: int
@@ -50,7 +50,7 @@ def run(request: Request, as_json: bool) -> None:
     """Trace, prune, write and report."""
     wanted = request.wanted()
     _check(request)
-    _silence()
+    silence()
     messages = Console(stderr=True, highlight=False)
     with messages.status(f"opening {escape(request.model)}"):
         model = replacement.load(
@@ -80,7 +80,7 @@ def _check(request: Request) -> None:
         raise ValueError(f"--device={request.device} is none of auto, cpu, cuda and mps.")
 
 
-def _silence() -> None:
+def silence() -> None:
     """Other libraries' progress bars and warnings are not part of this report."""
     import logging
 

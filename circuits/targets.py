@@ -5,7 +5,6 @@ at the final norm's output: for a token its column of the unembedding less the v
 (softmax ignores what all logits share), before any soft cap on the logits.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -226,11 +225,8 @@ def token_id(token: str | int, host: Host, run: Run, position: int) -> int:
 
 
 def _nearest(token: str, host: Host) -> str:
-    words = {text.strip(): text for text in map(host.token, range(host.vocabulary))}
-    near = difflib.get_close_matches(token.strip(), words, n=3, cutoff=0.6)
-    if not near:
-        return "name one that is, or give its id."
-    return "the nearest are " + ", ".join(repr(words[n]) for n in near) + "."
+    near = ", ".join(map(repr, host.nearest(token)))
+    return f"the nearest are {near}." if near else "name one that is, or give its id."
 
 
 def _feature_number(target: Feature, local: Local) -> int:

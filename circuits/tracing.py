@@ -56,7 +56,10 @@ def trace(
     run = run.only("ln_final.hook_out")
     explained = resolve(targets, model.host, run, local)
     expansion = expand(local, explained, budget, progress or (lambda done, total: None))
-    asked = {"prompt": prompt if isinstance(prompt, str) else "".join(run.tokens), "budget": budget}
+    asked = {
+        "prompt": prompt if isinstance(prompt, str) else model.host.text(run.ids),
+        "budget": budget,
+    }
     return _assemble(model, run, local, explained, expansion, asked)
 
 

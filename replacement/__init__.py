@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from replacement.activations import BatchTopK, JumpReLU, ReLU, TopK
     from replacement.dictionary import Dictionary, Transcoder
+    from replacement.faithfulness import Faithfulness, evaluate
     from replacement.host import Host
     from replacement.model import ReplacementModel, load
     from replacement.neurons import neuron_dictionary
@@ -25,17 +26,21 @@ _HOMES = {
     "ReplacementModel": "replacement.model",
     "load": "replacement.model",
     "neuron_dictionary": "replacement.neurons",
+    "evaluate": "replacement.faithfulness",
+    "Faithfulness": "replacement.faithfulness",
 }
 
 __all__ = [
     "BatchTopK",
     "Dictionary",
+    "Faithfulness",
     "Host",
     "JumpReLU",
     "ReLU",
     "ReplacementModel",
     "TopK",
     "Transcoder",
+    "evaluate",
     "load",
     "neuron_dictionary",
 ]
@@ -43,6 +48,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that defines it."""
+    if name == "formats":  # a package of its own, reached as `replacement.formats.save`
+        return import_module("replacement.formats")
     if name not in _HOMES:
         raise AttributeError(f"module 'replacement' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

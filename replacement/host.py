@@ -4,7 +4,7 @@ import copy
 import operator
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from replacement import bundled
 from replacement.blocks import Block, NormWeights, block, norm
 from replacement.sources import check_supported, fetch
+from replacement.words import nearest, unknown_word
 
 # What a trace needs of every layer, beside what its dictionary reads.
 _SITES = (
@@ -52,17 +54,21 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """A language model opened for tracing. Make one with `Host.open`."""
+    """A language model opened for tracing. Make one with `Host.open`.
+
+    `dictionaries` are the folders of those that ship with it, by name; the first is its default.
+    """
 
     name: str
     bridge: Any
     tokenizer: Any
     chat: bool = False
+    dictionaries: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def open(
         cls,
-        source: Any,
+        source: Any = bundled.DEFAULT_HOST,
         tokenizer: Any = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
@@ -85,7 +91,8 @@ class Host:
         model = model.to(device=place, dtype=dtype or model.dtype)
         if chat and getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"chat=True, but the tokenizer of {name} has no chat template.")
-        return cls(name, _bridge(model.eval(), tokenizer), tokenizer, chat)
+        shipped = bundled.dictionaries(source)
+        return cls(name, _bridge(model.eval(), tokenizer), tokenizer, chat, shipped)
 
     @property
     def n_layers(self) -> int:
@@ -137,9 +144,12 @@ class Host:
         """The linear parts of one layer."""
         return block(self.bridge, index)
 
-    def tokenize(self, prompt: str | Sequence[int] | Tensor) -> list[int]:
-        """Token ids of a prompt; ids are checked and passed through."""
-        ids = self._encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+    def tokenize(
+        self, prompt: str | Sequence[int] | Tensor, longest: int | None = None
+    ) -> list[int]:
+        """Token ids of a prompt, only the first `longest`; ids are checked and passed through."""
+        ids = self._encode(prompt, known=True) if isinstance(prompt, str) else _ids(prompt)
+        ids = ids[:longest]
         if not ids:
             raise ValueError("the prompt is empty; give at least one token.")
         if len(ids) > self.context:
@@ -154,18 +164,33 @@ class Host:
             )
         return ids
 
-    def _encode(self, prompt: str) -> list[int]:
+    def _encode(self, prompt: str, known: bool = False) -> list[int]:
+        """Token ids of a text; with `known`, a word that the tokenizer lacks is refused."""
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer; give token ids, or tokenizer=.")
         if not prompt:
             raise ValueError("the prompt is empty; give at least one token.")
         if self.chat:
             messages = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(
+            prompt = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        return list(self.tokenizer(prompt).input_ids)
+        special = not self.chat  # the template has written them
+        ids = list(self.tokenizer(prompt, add_special_tokens=special).input_ids)
+        if known and self.tokenizer.unk_token_id in ids:
+            self._check_known(prompt, special)
+        return ids
+
+    def _check_known(self, text: str, special: bool) -> None:
+        word = unknown_word(self.tokenizer, text, special)
+        if word is not None:
+            near = ", ".join(t if t == t.strip() else repr(t) for t in self.nearest(word))
+            rest = f"; the nearest that it knows: {near}." if near else ", nor any like it."
+            raise ValueError(f"{self.name} does not know the word {word!r}{rest}")
+
+    def nearest(self, word: str) -> list[str]:
+        """The tokens whose texts are nearest to a word: three at most, and none if all are far."""
+        return nearest(word, map(self.token, range(self.vocabulary)))
 
     def token(self, index: int) -> str:
         """The text of one token id; without a tokenizer, the id itself."""
@@ -175,6 +200,10 @@ class Host:
         # SentencePiece decoders drop the space that a first word stands for.
         spaced = str(self.tokenizer.convert_ids_to_tokens(index)).startswith("▁")
         return " " + text if spaced and not text.startswith(" ") else text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids; without a tokenizer, the ids themselves."""
+        return " ".join(map(str, ids)) if self.tokenizer is None else self.tokenizer.decode(ids)
 
     @torch.no_grad()
     def run(self, ids: Sequence[int], sites: Sequence[str] = ()) -> Run:

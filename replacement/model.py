@@ -1,20 +1,21 @@
 """ReplacementModel: a host and a dictionary that stands in for its MLPs."""
 
-import difflib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from replacement import bundled, formats
 from replacement.dictionary import Dictionary, written
+from replacement.formats.finding import unknown
 from replacement.host import Host, Run
 from replacement.neurons import neuron_dictionary
 from replacement.reading import LayerReading, Reading
-
-DICTIONARIES = ("neurons",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +113,31 @@ class ReplacementModel:
         return self.host.bridge.run_with_hooks(batch, fwd_hooks=hooks)[0]
 
 
-def load(host: Any, dictionary: str | Dictionary = "neurons", **options: Any) -> ReplacementModel:
-    """Open a host and pair it with a dictionary; options go to `Host.open`."""
-    opened = host if isinstance(host, Host) else None
-    if isinstance(dictionary, str) and dictionary not in DICTIONARIES:
-        near = difflib.get_close_matches(dictionary, DICTIONARIES, n=1, cutoff=0)
-        raise ValueError(f"there is no dictionary {dictionary!r}; did you mean {near[0]!r}?")
-    opened = opened or Host.open(host, **options)
-    chosen = neuron_dictionary(opened) if isinstance(dictionary, str) else dictionary
-    return ReplacementModel(opened, chosen)
+def load(
+    host: Any = bundled.DEFAULT_HOST,
+    dictionary: str | os.PathLike[str] | Dictionary | None = None,
+    **options: Any,
+) -> ReplacementModel:
+    """Open a host, Atlas unless given, and pair it with a dictionary; options go to `Host.open`.
+
+    `dictionary` is a `Dictionary`, the folder of a saved one, "neurons" (the host's own), or one
+    that ships with the host: Atlas has "cross-layer" and "per-layer". Unless given it is the first
+    that ships with the host, and where none does, "neurons".
+    """
+    shipped = host.dictionaries if isinstance(host, Host) else bundled.dictionaries(host)
+    if dictionary is None:
+        dictionary = next(iter(shipped), bundled.NEURONS)
+    chosen = None if dictionary == bundled.NEURONS else _dictionary(dictionary, shipped)
+    opened = host if isinstance(host, Host) else Host.open(host, **options)
+    return ReplacementModel(opened, chosen or neuron_dictionary(opened))
+
+
+def _dictionary(source: Any, shipped: Mapping[str, Path]) -> Dictionary:
+    """A dictionary as it is, or read from its folder; a name that is neither is refused."""
+    if isinstance(source, Dictionary):
+        return source
+    if source in shipped:
+        return formats.load(shipped[source])
+    if not Path(source).expanduser().exists():
+        raise unknown(os.fspath(source), (*shipped, bundled.NEURONS))
+    return formats.load(source)

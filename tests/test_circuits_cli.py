@@ -90,6 +90,12 @@ def test_what_it_writes_agrees_with_what_it_prints(folder, tmp_path, monkeypatch
     assert sorted(said["files"]) == sorted(str(path) for path in out.iterdir())
 
 
+def test_a_folder_has_its_neurons_by_default(folder, monkeypatch, capsys):
+    arguments = ("trace", PROMPT, "--model", folder, "--json")
+    _, printed, _ = run(monkeypatch, capsys, *arguments)
+    assert json.loads(printed)["dictionary"] == "neurons"
+
+
 def test_targets_are_the_ones_asked_for(folder, monkeypatch, capsys):
     common = ("trace", PROMPT, "--model", folder, "--json")
     _, printed, _ = run(monkeypatch, capsys, *common, "--target", "Austin", "--target", "Paris")
@@ -147,6 +153,10 @@ def refused(monkeypatch, capsys, tmp_path, *arguments):
         ([""], "prompt is empty"),
         (["a b c d e f g h i a b c d"], "13 tokens and host"),
         ([PROMPT, "--target", "Austen"], "'Austin'"),
+        (
+            ["the capital of Texs is"],
+            "does not know the word 'Texs'; the nearest that it knows: Texas",
+        ),
         ([PROMPT, "--target", "Austin", "--minus", "Austin"], "nothing"),
         ([PROMPT, "--minus", "Austin"], "--target"),
         ([PROMPT, "--nodes", "0"], "must lie in (0, 1]"),
@@ -188,7 +198,11 @@ def test_nan_weights_are_one_line(folder, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [("smolm2", "did you mean 'smollm2'"), ("./nowhere", "no folder or GGUF file ./nowhere")],
+    [
+        ("smolm2", "did you mean 'smollm2'"),
+        ("atlsa", "did you mean 'atlas'"),
+        ("./nowhere", "no folder or GGUF file ./nowhere"),
+    ],
 )
 def test_an_unknown_model_is_one_line(tmp_path, monkeypatch, capsys, model, says):
     assert says in refused(monkeypatch, capsys, tmp_path, "trace", PROMPT, "--model", model)

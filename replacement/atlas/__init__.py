@@ -1,0 +1,1 @@
+"""The bundled small model, its world and its dictionaries."""

@@ -1,0 +1,67 @@
+"""How Atlas is made, from its table of facts to its dictionaries: `python -m replacement.atlas`."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replacement import formats
+from replacement.atlas import facts
+from replacement.atlas.dictionaries import PARTS, train_dictionary
+from replacement.atlas.sentences import sentences
+from replacement.atlas.tokenizer import tokenizer, vocabulary
+from replacement.atlas.training import Recipe, train_host
+from replacement.training.train import flushed
+
+FOLDER = Path(__file__).parent
+
+
+def build(out: Path = FOLDER, say: Callable[[str], Any] = print) -> None:
+    """Make host and dictionaries anew from the world and from seeds; about an hour on two cores."""
+    world = facts.load()
+    said = sentences(world)
+    words = tokenizer(vocabulary(world, said))
+    with flushed():
+        model = train_host(words, said, Recipe(), _host_progress(say))
+        save(model, words, out / "model")
+        for kind, parts in PARTS.items():
+            dictionary = train_dictionary(model, words, said, parts, _progress(kind, say))
+            about = {"host": "atlas", "parts": [asdict(part) for part in parts]}
+            formats.save(dictionary, out / kind, about, dtype=torch.float16)
+
+
+def save(model: Any, words: Any, folder: Path) -> None:
+    """Write the host as an ordinary Hugging Face folder, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        model.save_pretrained(scratch)
+        words.save_pretrained(scratch)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.chmod(scratch, 0o755)  # mkdtemp lets only the owner read
+        for file in scratch.iterdir():
+            file.chmod(0o644)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _host_progress(say: Callable[[str], Any]) -> Callable[[int, float, Any], None]:
+    def progress(step: int, loss: float, model: Any) -> None:
+        if step % 100 == 0:
+            say(f"host: step {step}, loss {loss:.4f}")
+
+    return progress
+
+
+def _progress(kind: str, say: Callable[[str], Any]) -> Callable[[Any], None]:
+    def progress(metrics: Any) -> None:
+        if metrics.step % 250 == 0:
+            say(f"{kind}: step {metrics.step}, fvu {metrics.fvu:.4f}, l0 {metrics.l0:.2f}")
+
+    return progress
