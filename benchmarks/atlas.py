@@ -5,7 +5,8 @@
 
 All on prompts that were held out of training: (city, relation) pairs, triples of symptoms, (pair of
 opposites, language) pairs, made-up names. Groups of features and their thresholds are chosen on
-training prompts. Exit status 1 if a figure falls short of its aim.
+training prompts. Exit status 1 if a figure falls short of its aim; what features stand for is asked
+of the better dictionary, all else of both.
 """
 
 import argparse
@@ -41,6 +42,8 @@ AIMS = {
     "completeness cross-layer": 0.90,
     "replacement per-layer": 0.60,
     "completeness per-layer": 0.85,
+}
+CONCEPTS = {
     "regions with F1 >= 0.9": 0.90,
     "swap": 0.90,
     "random swap": -0.02,
@@ -201,12 +204,17 @@ def _measure(atlas: Atlas, say: Callable[[str], Any]) -> dict[str, float]:
 
 def short(figures: dict[str, dict[str, float]]) -> list[str]:
     """The figures that miss their aims, as sentences."""
-    missed = []
-    for kind, values in figures.items():
-        for name, aim in AIMS.items():
-            value = values.get(name)
-            if value is not None and (value < aim if aim > 0 else value > -aim):
-                missed.append(f"{kind}: {name} is {value:.3f}; the aim is {abs(aim)}")
+    missed = [
+        f"{kind}: {name} is {values[name]:.3f}; the aim is {aim}"
+        for kind, values in figures.items()
+        for name, aim in AIMS.items()
+        if values.get(name, aim) < aim
+    ]
+    for name, aim in CONCEPTS.items():
+        found = [values[name] for values in figures.values() if name in values]
+        best = (min if aim < 0 else max)(found, default=abs(aim))
+        if best > -aim if aim < 0 else best < aim:
+            missed.append(f"{name} is {best:.3f} at best; the aim is {abs(aim)}")
     return missed
 
 
@@ -216,7 +224,7 @@ def table(figures: dict[str, dict[str, float]]) -> str:
     names = list(dict.fromkeys(n for v in figures.values() for n in v))
     rows = [["", "aim", *kinds], ["---"] * (2 + len(kinds))]
     for name in names:
-        aim = AIMS.get(name)
+        aim = {**AIMS, **CONCEPTS}.get(name)
         bound = "" if aim is None else f"≥ {aim:g}" if aim > 0 else f"≤ {-aim:g}"
         values = [f"{figures[k][name]:.3f}" if name in figures[k] else "" for k in kinds]
         rows.append([name, bound, *values])

@@ -2,12 +2,12 @@
 
 Works on batches of prompts through the Hugging Face model, with hooks on its MLPs. A group is at
 most twelve features, chosen on training prompts: those that write at least 15% of all that
-they write for one topic, the most written first. It detects its topic where the sum of what it
-writes passes a threshold.
+they write for one topic, the most written first. It detects its topic where the sum of what they
+write, each weighted by the share of it that is for the topic, passes a threshold.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -134,10 +134,15 @@ class Machine:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The features that stand for one topic, and the threshold above which they report it."""
+    """The features that stand for one topic, how much each counts, and when they tell it."""
 
     features: Tensor
+    weights: Tensor
     threshold: float
+
+    def score(self, writing: Tensor) -> Tensor:
+        """How strongly the group speaks in each prompt."""
+        return writing[:, self.features] @ self.weights
 
 
 def groups(writing: Tensor, topics: Tensor, count: int) -> list[Group]:
@@ -149,7 +154,9 @@ def groups(writing: Tensor, topics: Tensor, count: int) -> list[Group]:
     found = []
     for topic in range(count):
         features = chosen.indices[topic][chosen.values[topic] > 0]
-        found.append(Group(features, _threshold(writing[:, features].sum(1), topics == topic)))
+        group = Group(features, share[topic, features], 0.0)
+        threshold = _threshold(group.score(writing), topics == topic)
+        found.append(replace(group, threshold=threshold))
     return found
 
 
@@ -166,7 +173,7 @@ def _threshold(score: Tensor, positive: Tensor) -> float:
 
 def f1(group: Group, writing: Tensor, positive: Tensor) -> float:
     """How well a group tells the prompts of its topic from the others."""
-    told = writing[:, group.features].sum(1) > group.threshold
+    told = group.score(writing) > group.threshold
     return 2 * float((told & positive).sum()) / max(1.0, float(told.sum() + positive.sum()))
 
 

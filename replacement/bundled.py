@@ -10,7 +10,7 @@ NEURONS = "neurons"  # the dictionary that every host has: its own MLP neurons
 
 # Name -> the folder with its model; and beside that one folder a dictionary, the default first.
 SHIPPED = {"atlas": Path(__file__).parent / "atlas"}
-_DICTIONARIES = {"atlas": ("cross-layer", "per-layer")}
+_DICTIONARIES = {"atlas": ("per-layer", "cross-layer")}
 
 
 def model_folder(name: str) -> Path:

@@ -77,7 +77,7 @@ def test_the_threshold_is_the_best_there_is(bench, rows):
     positive = torch.tensor([flag for _, flag in rows])
     if not (positive & (score > 0)).any():
         return
-    group = concepts.Group(torch.tensor([0]), concepts._threshold(score, positive))
+    group = concepts.Group(torch.tensor([0]), torch.ones(1), concepts._threshold(score, positive))
     best = 0.0
     for at in {value for value, _ in rows if value > 0}:
         told = score >= at
@@ -88,12 +88,17 @@ def test_the_threshold_is_the_best_there_is(bench, rows):
 
 def test_the_card_holds_what_was_measured(bench, tmp_path):
     main, _ = bench
-    figures = {"per-layer": {"swap": 0.91, "agreement": 0.5}}
+    figures = {"per-layer": {"swap": 0.91, "random swap": 0.03, "agreement": 0.5}}
     card = tmp_path / "card.md"
     card.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
     main.write_card(main.table(figures), card)
     text = card.read_text()
     assert "| swap | ≥ 0.9 | 0.910 |" in text and "old" not in text
     assert text.startswith("before") and text.endswith("after\n")
-    assert main.short(figures) == ["per-layer: agreement is 0.500; the aim is 0.95"]
+    assert main.short(figures) == [
+        "per-layer: agreement is 0.500; the aim is 0.95",
+        "random swap is 0.030 at best; the aim is 0.02",
+    ]
+    figures["cross-layer"] = {"swap": 0.2, "random swap": 0.0, "agreement": 0.99}
+    assert len(main.short(figures)) == 1
     assert replacement.load("atlas", "per-layer").host.name == "atlas"

@@ -19,7 +19,7 @@ from replacement import Host, bundled, formats
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = bundled.SHIPPED["atlas"]
 PROMPT = "the capital of the state containing Dallas is"
-KINDS = ["cross-layer", "per-layer"]
+KINDS = ["per-layer", "cross-layer"]
 SHIPPED = ["*.json", "MODEL_CARD.md", "model/*", "per-layer/*", "cross-layer/*"]
 
 
@@ -61,7 +61,7 @@ def test_the_first_command_needs_no_network_no_options_and_no_cache(tmp_path):
     said = json.loads(done.stdout)
     assert (said["model"], said["prompt"]) == ("atlas", PROMPT)
     assert said["tokens"] == PROMPT.split()
-    assert said["dictionary"] == formats.describe(FOLDER / "cross-layer")["name"]
+    assert said["dictionary"] == formats.describe(FOLDER / KINDS[0])["name"]
     assert said["discrepancy"] < 1e-4 and said["paths"]
     assert "the network" not in done.stderr
     assert not list(tmp_path.rglob("*"))
@@ -91,7 +91,7 @@ def test_its_dictionaries_are_loaded_by_name(kind, opened):
 
 def test_the_default_dictionary_is_the_hosts_own():
     assert list(atlas().dictionaries) == KINDS
-    first = formats.load(FOLDER / "cross-layer")
+    first = formats.load(FOLDER / KINDS[0])
     for source in ("atlas", atlas()):
         mine = replacement.load(source).dictionary
         assert torch.equal(mine.layers[0].reader, first.layers[0].reader)
@@ -187,7 +187,13 @@ def test_transformers_reads_the_folder_and_computes_the_same():
 
 def test_what_ships_is_small_and_whole():
     names = {file.relative_to(FOLDER).as_posix() for file in shipped()}
-    assert {"world.json", "tables.json", "model/config.json", "model/tokenizer.json"} <= names
+    assert {
+        "world.json",
+        "tables.json",
+        "MODEL_CARD.md",
+        "model/config.json",
+        "model/tokenizer.json",
+    } <= names
     assert {f"{kind}/dictionary.safetensors" for kind in KINDS} <= names
     assert sum(file.stat().st_size for file in shipped()) < 25e6
     others = {p for p in FOLDER.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}

@@ -17,7 +17,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
     """Write tensors as safetensors, the matrices in `dtype` where it is given."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if dtype is not None and dtype not in PRECISIONS:
         known = ", ".join(str(p).removeprefix("torch.") for p in PRECISIONS)
@@ -38,7 +38,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype 
         out = out.clone() if shared else out
         storages.add(out.untyped_storage().data_ptr())
         written[name] = out.contiguous()
-    save_file(written, path, {"format": "pt"})
+    path.write_bytes(save(written, {"format": "pt"}))  # unlike save_file, as open as the folder
 
 
 def read_tensors(path: Path, shapes: Shapes) -> dict[str, Tensor]:
