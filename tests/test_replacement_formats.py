@@ -223,7 +223,7 @@ def test_a_save_stopped_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", stop)
+    monkeypatch.setattr("safetensors.torch.save", stop)
     with pytest.raises(KeyboardInterrupt):
         formats.save(dictionary(2, ReLU()), tmp_path / "saved")
     assert os.listdir(tmp_path) == []
