@@ -208,4 +208,5 @@ def _show_scores(scores: dict[str, Any], console: Console) -> None:
 
 
 def _three(numbers: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{numbers['fvu']:.4f}", f"{numbers['l0']:.1f}", f"{numbers['dead']:.1%}"
+    fvu = "-" if numbers["fvu"] is None else f"{numbers['fvu']:.4f}"
+    return fvu, f"{numbers['l0']:.1f}", f"{numbers['dead']:.1%}"

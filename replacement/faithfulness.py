@@ -28,9 +28,12 @@ _CHUNK = 64  # positions whose whole vocabulary is compared at once, in float64
 
 
 class LayerFaithfulness(NamedTuple):
-    """One layer: its variance unexplained, features active a position, share never active."""
+    """One layer: its variance unexplained, features active a position, share never active.
 
-    fvu: float
+    `fvu` is None where the MLP writes the same at every position: there is nothing to explain.
+    """
+
+    fvu: float | None
     l0: float
     dead: float
     features: int
@@ -49,7 +52,8 @@ class Faithfulness:
     @property
     def fvu(self) -> float:
         """The mean over layers (their outputs differ in scale by orders of magnitude)."""
-        return sum(layer.fvu for layer in self.layers) / len(self.layers)
+        each = [layer.fvu for layer in self.layers if layer.fvu is not None]
+        return sum(each) / len(each)
 
     @property
     def l0(self) -> float:
@@ -95,7 +99,12 @@ def evaluate(
             f"the corpus has {positions} positions to count; a variance needs at least two, so "
             "give more prompts, or a lower skip_first."
         )
-    layers = tuple(tally.result(index) for index, tally in enumerate(tallies))
+    layers = tuple(tally.result() for tally in tallies)
+    if all(layer.fvu is None for layer in layers):
+        raise ValueError(
+            f"the MLPs write the same at all {positions} positions, so there is no variance to "
+            "explain; give prompts that differ."
+        )
     return Faithfulness(layers, divergence / positions, agreed / positions, prompts, positions)
 
 
@@ -143,14 +152,9 @@ class _Tally:
         self.active += len(features)
         self.seen[features] = True
 
-    def result(self, layer: int) -> LayerFaithfulness:
-        if not self.spread:
-            raise ValueError(
-                f"the MLP of layer {layer} writes the same at all {self.count} positions, so "
-                "there is no variance to explain; give prompts that differ."
-            )
+    def result(self) -> LayerFaithfulness:
         return LayerFaithfulness(
-            fvu=self.missed / self.spread,
+            fvu=self.missed / self.spread if self.spread else None,
             l0=self.active / self.count,
             dead=1 - int(self.seen.sum()) / len(self.seen),
             features=len(self.seen),

@@ -194,7 +194,7 @@ def unchecked():
         ([[5]], {}, "has 1 positions to count"),
         (CORPUS, {"skip_first": 99}, "has 0 positions to count.*lower skip_first"),
         (CORPUS, {"skip_first": -1}, "skip_first=-1 must be at least 0"),
-        ([PROMPT, PROMPT], {"last": True}, "layer 0 writes the same at all 2 positions"),
+        ([PROMPT, PROMPT], {"last": True}, "MLPs write the same at all 2 positions"),
         ([PROMPT, []], {}, "prompt is empty"),
         ([[3, 77]], {}, "token id 77 is outside"),
     ],
@@ -208,3 +208,12 @@ def test_logits_that_overflow_are_named():
     layers = [constant(torch.full((WIDTH,), 3e38), m) for m in range(3)]
     with pytest.raises(ValueError, match=r"NaN or infinite logits.*replaced"):
         replacement.evaluate(ReplacementModel(host("llama"), Dictionary(layers)), CORPUS)
+
+
+def test_a_layer_that_writes_the_same_everywhere_does_not_hide_the_others():
+    """Atlas's first layers see only the word they stand on, and these prompts end in the same."""
+    said = [f"the capital of {place} is" for place in ("Texas", "France", "Ohio")]
+    measured = replacement.evaluate(replacement.load("atlas"), said, last=True)
+    unexplained = [layer.fvu for layer in measured.layers]
+    assert unexplained[:3] == [None] * 3 and measured.fvu == unexplained[3]
+    assert 0 < measured.fvu < 1 and measured.top1 == 1
