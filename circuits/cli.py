@@ -232,7 +232,7 @@ def train(
 
     Several GPUs, or processes: torchrun --nproc_per_node 2 -m circuits.cli train ...
 
-    Example: circuits train smollm2 --self-generated --skip-first 1 --steps 5000 --out runs/dictionary
+    Example: circuits train smollm2 --self-generated --skip-first 1 --steps 5000 --out runs/mine
     """
     from circuits.training import Request, run
 
