@@ -1,8 +1,5 @@
 """How Atlas is made, from its table of facts to its dictionaries: `python -m replacement.atlas`."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +13,17 @@ from replacement.atlas.dictionaries import PARTS, train_dictionary
 from replacement.atlas.sentences import sentences
 from replacement.atlas.tokenizer import tokenizer, vocabulary
 from replacement.atlas.training import Recipe, train_host
+from replacement.formats.folder import whole_folder
 from replacement.training.train import flushed
 
 FOLDER = Path(__file__).parent
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def build(out: Path = FOLDER, say: Callable[[str], Any] = print) -> None:
@@ -37,18 +42,11 @@ def build(out: Path = FOLDER, say: Callable[[str], Any] = print) -> None:
 
 def save(model: Any, words: Any, folder: Path) -> None:
     """Write the host as an ordinary Hugging Face folder, whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        model.save_pretrained(scratch)
-        words.save_pretrained(scratch)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.chmod(scratch, 0o755)  # mkdtemp lets only the owner read
-        for file in scratch.iterdir():
-            file.chmod(0o644)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with whole_folder(folder, _FILES) as new:
+        model.save_pretrained(new)
+        words.save_pretrained(new)
+        for file in new.iterdir():
+            file.chmod(0o644)  # weights are written for their owner's eyes only
 
 
 def _host_progress(say: Callable[[str], Any]) -> Callable[[int, float, Any], None]:
