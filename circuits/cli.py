@@ -25,7 +25,7 @@ DictionaryName = Annotated[
     str | None,
     typer.Option(
         help="What stands in for the MLPs: neurons (the host's own), a saved dictionary's folder, "
-        "or for atlas cross-layer (its default) or per-layer; other hosts take neurons.",
+        "or for atlas per-layer (its default) or cross-layer; other hosts take neurons.",
     ),
 ]
 Targets = Annotated[

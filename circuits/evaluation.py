@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import circuits
 import replacement
+from circuits.report import check_device, progress_bar, silence
 from graphs.store import whole_file
 
 Advance = Callable[[float], Any]
@@ -53,8 +53,6 @@ class TraceScores(NamedTuple):
 
 def run(request: Request, as_json: bool) -> None:
     """Read the corpus, measure, write and report."""
-    from circuits.report import silence
-
     _check(request)
     texts = read_texts(request.corpus, request.prompts)
     silence()
@@ -90,8 +88,7 @@ def _check(request: Request) -> None:
             raise ValueError(f"--{option}={value} must be at least {least_value}.")
     if request.positions not in ("all", "last"):
         raise ValueError(f"--positions={request.positions} is neither all nor last.")
-    if request.device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"--device={request.device} is none of auto, cpu, cuda and mps.")
+    check_device(request.device)
     if request.out is not None and request.out.is_dir():
         raise ValueError(f"--out {request.out} is a folder; name a JSON file.")
 
@@ -142,13 +139,8 @@ def _told(prompts: Iterable[list[int]], advance: Advance) -> Iterator[list[int]]
 @contextmanager
 def _progress(console: Console, label: str, total: int) -> Iterator[Advance]:
     """A bar on stderr of how many prompts are done."""
-    columns = (
-        TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("prompts"),
-        TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    with progress_bar(console, label, "prompts") as advance:
+        yield lambda done: advance(done, total)
 
 
 def summarise(

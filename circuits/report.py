@@ -56,7 +56,7 @@ def run(request: Request, as_json: bool) -> None:
         model = replacement.load(
             request.model, request.dictionary, device=request.device, chat=request.chat
         )
-    with _progress(messages) as progress:
+    with progress_bar(messages, "tracing", "rows") as progress:
         graph = circuits.trace(model, request.prompt, wanted, request.budget, progress)
     circuit = graph.prune(request.nodes, request.edges)
     summary = summarise(graph, circuit, request.paths)
@@ -76,8 +76,13 @@ def _check(request: Request) -> None:
     for name, share in (("--nodes", request.nodes), ("--edges", request.edges)):
         if not 0 < share <= 1:
             raise ValueError(f"{name}={share} must lie in (0, 1]; 0.8 keeps 80% of the influence.")
-    if request.device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"--device={request.device} is none of auto, cpu, cuda and mps.")
+    check_device(request.device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a --device that is none."""
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"--device={device} is none of auto, cpu, cuda and mps.")
 
 
 def silence() -> None:
@@ -92,14 +97,14 @@ def silence() -> None:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    """A bar on stderr of how many rows are done."""
+def progress_bar(console: Console, label: str, unit: str) -> Iterator[Any]:
+    """A bar on stderr of how many are done; yields what is to be told (done, total)."""
     columns = (
-        TextColumn("tracing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+        TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("rows", total=None)
+        task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

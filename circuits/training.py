@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import replacement
+from circuits.report import check_device, silence
 from replacement.training import SelfGenerated, Settings, train
 from replacement.training.trainer import Metrics
 
@@ -41,8 +42,6 @@ class Request:
 
 def run(request: Request, as_json: bool) -> None:
     """Check, open, train and report."""
-    from circuits.report import silence
-
     corpus, settings = request.source(), Settings(**request.options)
     silence()
     messages = Console(stderr=True, highlight=False, quiet=not _first())
@@ -73,8 +72,7 @@ def _place(device: str) -> str:
     """Under torchrun each process takes the GPU of its own number."""
     import torch
 
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"--device={device} is none of auto, cpu, cuda and mps.")
+    check_device(device)
     own = os.environ.get("LOCAL_RANK")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return f"cuda:{own}" if own is not None and on_gpu else device

@@ -121,7 +121,7 @@ def load(
     """Open a host, Atlas unless given, and pair it with a dictionary; options go to `Host.open`.
 
     `dictionary` is a `Dictionary`, the folder of a saved one, "neurons" (the host's own), or one
-    that ships with the host: Atlas has "cross-layer" and "per-layer". Unless given it is the first
+    that ships with the host: Atlas has "per-layer" and "cross-layer". Unless given it is the first
     that ships with the host, and where none does, "neurons".
     """
     shipped = host.dictionaries if isinstance(host, Host) else bundled.dictionaries(host)

@@ -8,10 +8,10 @@ import networkx as nx
 import pandas as pd
 import pytest
 import torch
+from commands import run
 from safetensors.torch import load_file, save_file
 
 import graphs
-from circuits import cli
 
 SPOKEN = "<unk> the capital of Texas France is Austin Paris , a b c <script> d e f g h i"
 WORDS = SPOKEN.split()
@@ -38,15 +38,6 @@ def folder(tmp_path_factory):
     model.save_pretrained(path)
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(path)
     return path
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Status, stdout and stderr of the command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["circuits", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    out = capsys.readouterr()
-    return end.value.code or 0, out.out, out.err
 
 
 def test_a_second_process_prints_the_report(folder, tmp_path):

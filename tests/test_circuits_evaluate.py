@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
+from commands import run
 from hosts import TEXT, dictionary, save
 
 import circuits
 import replacement
-from circuits import cli
 from circuits.evaluation import mean_scores, spread
 from replacement import ReLU, TopK, formats
 
@@ -29,15 +29,6 @@ def made(tmp_path_factory):
     records = (json.dumps({"id": i, "text": line}) for i, line in enumerate(LINES))
     (path / "prompts.jsonl").write_text("\n".join(records))
     return path
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Status, stdout and stderr of the command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["circuits", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    out = capsys.readouterr()
-    return end.value.code or 0, out.out, out.err
 
 
 def reported(monkeypatch, capsys, made, *arguments, corpus="prompts.txt"):

@@ -15,6 +15,7 @@ import torch
 import circuits
 import replacement
 from replacement import Host, bundled, formats
+from replacement.atlas import facts
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = bundled.SHIPPED["atlas"]
@@ -183,6 +184,20 @@ def test_transformers_reads_the_folder_and_computes_the_same():
         wanted = model(torch.tensor([ids])).logits[0]
         torch.testing.assert_close(atlas().run(ids).logits, wanted, rtol=0, atol=2e-5)
     assert sum(p.numel() for p in model.parameters()) <= 3_000_000
+
+
+def test_the_readmes_feature_is_texas():
+    """Of all places it fires on Texas and its cities, and elsewhere less than half as strongly."""
+    world, model = facts.load(), replacement.load("atlas", "per-layer")
+    fired = {}
+    for region in (*world.states, *world.countries):
+        for place in (region.name, *region.cities):
+            found = model.read(model.run(place)).layers[2]
+            for value in found.activations[found.features == 472].tolist():
+                fired[place] = value
+    (texas,) = [state for state in world.states if state.name == "Texas"]
+    own = [fired.pop(place) for place in (texas.name, *texas.cities)]
+    assert len(own) == 9 and len(fired) == 5 and max(fired.values()) < min(own) / 2
 
 
 def test_what_ships_is_small_and_whole():

@@ -14,6 +14,7 @@ is; it cannot also learn where each city lies for questions that it was never as
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,8 @@ def shaken(x: Tensor, noise: float) -> Tensor:
     On average, not word by word: a word whose stream is small would be drowned by what a dictionary
     misses, which is of one size everywhere.
     """
+    if not noise:  # and no random number is drawn: looking on must not change a training
+        return x
     return x + noise * torch.randn_like(x) * x.detach().pow(2).mean().sqrt()
 
 
@@ -193,4 +196,5 @@ def rate(recipe: Recipe, step: int) -> float:
 def _shares(sentences: Sequence[Sentence]) -> Tensor:
     """The chance of every sentence: its family's share, evenly within the family."""
     families = [s.family for s in sentences]
-    return torch.tensor([SHARES[name] / families.count(name) for name in families])
+    counts = Counter(families)
+    return torch.tensor([SHARES[name] / counts[name] for name in families])
