@@ -15,6 +15,7 @@ from rich.table import Table
 import circuits
 import graphs
 import replacement
+from replacement.evidence.labels import read_labels
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Request:
     nodes: float
     edges: float
     paths: int
+    labels: Path | None
+    features: Path | None
+    groups: Path | None
     chat: bool
     device: str
     out: Path | None
@@ -53,18 +57,30 @@ def run(request: Request, as_json: bool) -> None:
     silence()
     messages = Console(stderr=True, highlight=False)
     with messages.status(f"opening {escape(request.model)}"):
-        model = replacement.load(
-            request.model, request.dictionary, device=request.device, chat=request.chat
-        )
+        model = _open(request)
     with progress_bar(messages, "tracing", "rows") as progress:
         graph = circuits.trace(model, request.prompt, wanted, request.budget, progress)
     circuit = graph.prune(request.nodes, request.edges)
+    if request.groups is not None:
+        circuit = circuit.load_groups(request.groups)
     summary = summarise(graph, circuit, request.paths)
     summary["files"] = [str(p) for p in _write(graph, circuit, request.out)]
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, allow_nan=False))
     else:
         show(summary, Console(highlight=False))
+
+
+def _open(request: Request) -> replacement.ReplacementModel:
+    """The model, with the labels that were given for its features."""
+    model = replacement.load(
+        request.model,
+        request.dictionary,
+        request.features,
+        device=request.device,
+        chat=request.chat,
+    )
+    return model if request.labels is None else model.labelled(read_labels(request.labels))
 
 
 def _check(request: Request) -> None:
@@ -128,24 +144,25 @@ def summarise(graph: graphs.AttributionGraph, circuit: graphs.Circuit, top: int)
         "discrepancy": graph.discrepancy,
         "graph": {"nodes": len(graph.nodes), "rows": len(graph.targets)},
         "circuit": {"nodes": len(circuit.nodes), "edges": len(circuit.edges)},
-        "paths": [
-            {"text": str(p), "nodes": list(p.nodes), "share": p.share, "sign": p.sign}
-            for p in circuit.paths(top=top)
-        ],
+        "paths": [path.to_dict() for path in circuit.paths(top=top)],
     }
 
 
 def _write(graph: graphs.AttributionGraph, circuit: graphs.Circuit, out: Path | None) -> list[Path]:
     if out is None:
         return []
-    from graphs.export import write_graphml, write_neuronpedia, write_tables
+    from graphs.export import write_gexf, write_graphml, write_tables
+    from graphs.neuronpedia import write_neuronpedia
 
     graph.save(out / "graph.safetensors")
     return [
         out / "graph.safetensors",
+        circuit.save_html(out / "circuit.html"),
         *write_tables(circuit, out),
         write_graphml(circuit, out / "circuit.graphml"),
+        write_gexf(circuit, out / "circuit.gexf"),
         write_neuronpedia(circuit, out / "neuronpedia.json"),
+        circuit.save_groups(out / "groups.json"),
     ]
 
 
@@ -175,6 +192,20 @@ def show(summary: dict[str, Any], console: Console) -> None:
         console.print("  none from a token to a target; raise --nodes or --edges")
     for file in summary["files"]:
         console.print(f"[dim]wrote {escape(file)}[/]", soft_wrap=True)
+    if summary["paths"]:
+        console.print(f"\n{_conclusion(summary['paths'])}", soft_wrap=True)
+
+
+def _conclusion(paths: list[dict[str, Any]]) -> str:
+    """The strongest path, and the strongest that join it from other words."""
+    first, *others = paths
+    text = f"[bold]{escape(first['text'])}[/]  {first['share']:.0%} of the influence"
+    begun, joining = {first["labels"][0]}, []
+    for path in others:
+        if path["labels"][0] not in begun and path["labels"][-1] == first["labels"][-1]:
+            begun.add(path["labels"][0])
+            joining.append(f"{escape(path['text'])} {path['share']:.0%}")
+    return text + (f", joined by {', '.join(joining)}" if joining else "")
 
 
 def _coverage(summary: dict[str, Any]) -> str:

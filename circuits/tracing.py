@@ -89,6 +89,7 @@ def _assemble(
     nodes = pd.concat(
         [_sources(run, local, expansion), _outputs(run, local, explained)], ignore_index=True
     )
+    labels, evidence = _known(model, run, nodes)
     columns = expansion.rows.shape[1]
     outputs = len(explained.outputs)
     own = torch.searchsorted(expansion.kept, expansion.expanded).numpy()
@@ -98,7 +99,7 @@ def _assemble(
     for number, weight in explained.features:
         weights[outputs + int((expansion.expanded == number).nonzero()[0, 0])] = weight
     return graphs.assemble(
-        nodes=nodes,
+        nodes=nodes.assign(label=labels),
         edges=expansion.rows.cpu().numpy(),
         targets=np.concatenate([columns + np.arange(outputs), own]),
         sources=np.arange(columns),
@@ -106,7 +107,25 @@ def _assemble(
         weights=weights,
         scale=expansion.scale.cpu().numpy(),
         settings=asked | _settings(model, run, local, expansion),
+        evidence=evidence,
     )
+
+
+def _known(
+    model: ReplacementModel, run: Run, nodes: pd.DataFrame
+) -> tuple[list[str], dict[str, Any]]:
+    """What is known of the nodes' features: each one's label on its token, and all evidence."""
+    known = model.evidence
+    if known is None:
+        return [""] * len(nodes), {}
+    feature = (nodes["kind"] == "feature").tolist()
+    places = list(zip(nodes["layer"], nodes["feature"], strict=True))
+    labels = [
+        known.label(*place, run.ids[position]) if own else ""
+        for own, place, position in zip(feature, places, nodes["position"], strict=True)
+    ]
+    own = {place for place, kept in zip(places, feature, strict=True) if kept}
+    return labels, {graphs.feature_key(*place): known.describe(*place) for place in sorted(own)}
 
 
 def _sources(run: Run, local: Local, expansion: Expansion) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def check_parts(
 
 
 def _check_table(nodes: pd.DataFrame) -> None:
-    missing = [column for column in COLUMNS[:-1] if column not in nodes]
+    missing = [column for column in COLUMNS[:-2] if column not in nodes]
     if missing:
         raise ValueError(f"the node table lacks the columns {', '.join(missing)}.")
     unknown = sorted(set(nodes["kind"]) - set(KINDS))

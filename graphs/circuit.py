@@ -1,39 +1,51 @@
 """Circuit: what is left after pruning. Frozen, small, and independent of the graph it came from."""
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from graphs.graph import AttributionGraph, dense
+from graphs.graph import AttributionGraph, dense, feature_key
+from graphs.groups import Group
 from graphs.scores import Scores, graph_scores
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from pathlib import Path as File
 
+    import networkx as nx
+    import plotly.graph_objects as go
+
+    from graphs.concepts import Concepts
+    from graphs.mediators import Mediator
     from graphs.paths import Path
 
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """Nodes and edges of a pruned graph.
+    """Nodes and edges of a pruned graph, and which of the nodes are one concept.
 
-    `nodes` has the graph's columns, `node` (its number in the graph) and `weight` (its share of
-    the explanation, if it is explained). `edges` has source and target (numbers in the graph),
-    weight (signed), share (of the influence of all edges within the kept nodes) and direct (of
-    all that the target reads).
+    `nodes` has the graph's columns, `node` (its number in the graph), `weight` (its share of the
+    explanation, if it is explained), `value` (what its row sums to) and `rest` (what of that came
+    over no edge of this circuit, the bias included; both are zero where nothing is read). `edges`
+    has source and target (numbers in the graph), weight (signed), share (of the influence of all
+    edges within the kept nodes) and direct (of all that the target reads). `groups` are the
+    concepts of more than one node, or made by hand; `evidence` is what is known of the features,
+    by layer and index ("L2/F472").
     """
 
     nodes: pd.DataFrame
     edges: pd.DataFrame
     measured: Scores
     settings: Mapping[str, Any]
+    groups: tuple[Group, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def scores(self) -> Scores:
-        """Replacement and completeness, pruned nodes counting as error."""
+        """Replacement and completeness, pruned nodes counting as error; groups change neither."""
         return self.measured
 
     def names(self) -> dict[int, str]:
@@ -47,26 +59,87 @@ class Circuit:
         return found
 
     def labels(self) -> dict[int, str]:
-        """Graph node number -> a short text for people."""
-        return {int(row.node): label(row) for row in rows(self.nodes)}
+        """Graph node number -> a short text for people: its group's label, or its own."""
+        own = {member: group.label for group in self.groups for member in group.members}
+        names = self.names()
+        return {int(r.node): own.get(names[int(r.node)]) or label(r) for r in rows(self.nodes)}
 
-    def to_networkx(self) -> "nx.DiGraph":
-        """A DiGraph with attributes on every node and edge, safe for GraphML."""
-        import networkx as nx
+    def concept_of(self) -> dict[int, str]:
+        """Graph node number -> the name of its concept: its group's, or its own."""
+        names = self.names()
+        pairs = zip(self.group_names(), self.groups, strict=True)
+        own = {member: text for text, group in pairs for member in group.members}
+        return {node: own.get(text, text) for node, text in names.items()}
 
-        found = nx.DiGraph(
-            model=str(self.settings.get("model", "")), prompt=str(self.settings.get("prompt", ""))
-        )
-        names, labels = self.names(), self.labels()
-        for row in self.nodes.to_dict("records"):
-            node = int(row.pop("node"))
-            found.add_node(
-                names[node], label=labels[node], **{k: _plain(v) for k, v in row.items()}
-            )
-        for row in self.edges.to_dict("records"):
-            source, target = names[int(row.pop("source"))], names[int(row.pop("target"))]
-            found.add_edge(source, target, **{k: _plain(v) for k, v in row.items()})
-        return found
+    def group_names(self) -> tuple[str, ...]:
+        """The groups' names: each its label, and the position of its most influential member."""
+        names = self.names()
+        where = {names[int(r.node)]: (r.influence, r.position) for r in rows(self.nodes)}
+        seen: Counter[str] = Counter()
+        found = []
+        for group in self.groups:
+            text = f"concept:P{max(where[member] for member in group.members)[1]}:{group.label}"
+            seen[text] += 1
+            found.append(text if seen[text] == 1 else f"{text}#{seen[text]}")
+        return tuple(found)
+
+    def grouped(self, by: str | Sequence[str] = "label") -> "Circuit":
+        """Its features grouped by "label", "promotes" or "profile"; see `graphs.supernodes`."""
+        from graphs.supernodes import grouped
+
+        return grouped(self, by)
+
+    def group(self, members: Sequence[str], label: str) -> "Circuit":
+        """Nodes, given by name or label, as one concept of this label."""
+        from graphs.groups import joined
+
+        return joined(self, members, label)
+
+    def split(self, label: str) -> "Circuit":
+        """The concepts of this label taken apart."""
+        from graphs.groups import split
+
+        return split(self, label)
+
+    def rename(self, old: str, new: str) -> "Circuit":
+        """The concepts of this label under another."""
+        from graphs.groups import renamed
+
+        return renamed(self, old, new)
+
+    def pin(self, label: str) -> "Circuit":
+        """The concepts of this label shown whatever a picture leaves out."""
+        from graphs.groups import pinned
+
+        return pinned(self, label)
+
+    def save_groups(self, path: str | os.PathLike[str]) -> "File":
+        """Write the groups as JSON, which fits the same prompt traced again."""
+        from graphs.groups import save_groups
+
+        return save_groups(self, path)
+
+    def load_groups(self, path: str | os.PathLike[str]) -> "Circuit":
+        """With the groups of a file; members that this circuit lacks are left out."""
+        from graphs.groups import load_groups
+
+        return load_groups(self, path)
+
+    def concepts(self) -> "Concepts":
+        """Every group merged into one node, with exact sums; see `graphs.concepts`."""
+        from graphs.concepts import concepts
+
+        return concepts(self)
+
+    def to_networkx(self, concepts: bool = False) -> "nx.DiGraph":
+        """A DiGraph with attributes on every node and edge; `graphs.from_networkx` reads it back.
+
+        With `concepts` its nodes are the concepts, with their members in an attribute: a view to
+        look at, from which the single nodes cannot be had back.
+        """
+        from graphs.interchange import concepts_to_networkx, to_networkx
+
+        return concepts_to_networkx(self) if concepts else to_networkx(self)
 
     def paths(
         self, source: str | None = None, target: str | None = None, top: int = 5
@@ -75,6 +148,34 @@ class Circuit:
         from graphs.paths import strongest
 
         return strongest(self, source, target, top)
+
+    def mediators(self, source: str, target: str) -> "list[Mediator]":
+        """The concepts between two others, by what runs through them; see `graphs.mediators`."""
+        from graphs.mediators import mediators
+
+        return mediators(self, source, target)
+
+    def plot(self) -> "go.Figure":
+        """The circuit as a plotly figure; see `graphs.plot`."""
+        from graphs.plot import plot
+
+        return plot(self)
+
+    def show(self) -> None:
+        """Display the figure: in a notebook beneath the cell, else in a browser."""
+        self.plot().show()
+
+    def save_html(self, path: str | os.PathLike[str]) -> "File":
+        """One interactive file that works offline; see `graphs.page`."""
+        from graphs.page import save_html
+
+        return save_html(self, path)
+
+    def save_figure(self, path: str | os.PathLike[str]) -> "File":
+        """SVG, PDF or PNG, by the name's ending, for papers; needs the extra `figures`."""
+        from graphs.plot import save_figure
+
+        return save_figure(self, path)
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -97,7 +198,9 @@ def name(row: Any) -> str:
 
 
 def label(row: Any) -> str:
-    """A node's text for people: its token, or where the feature is."""
+    """A node's text for people: its own label, its token, or where the feature is."""
+    if row.label:
+        return row.label
     if row.kind in ("token", "logit"):
         return row.token.strip() or repr(row.token)
     if row.kind == "feature":
@@ -124,12 +227,26 @@ def whole(graph: AttributionGraph) -> Circuit:
             "direct": direct,
         }
     )
-    weights = np.zeros(len(graph.nodes))
-    np.add.at(weights, graph.targets, graph.weights)
-    nodes = graph.nodes.assign(node=np.arange(len(graph.nodes)), weight=weights)
-    return Circuit(nodes, edges, graph_scores(graph), dict(graph.settings))
+    nodes = graph.nodes.assign(node=np.arange(len(graph.nodes)))
+    nodes = with_books(graph, nodes, edges)
+    return Circuit(
+        nodes, edges, graph_scores(graph), dict(graph.settings), evidence=dict(graph.evidence)
+    )
 
 
-def _plain(value: Any) -> Any:
-    """Python's own numbers, which every file format of networkx can write."""
-    return value.item() if isinstance(value, np.generic) else value
+def with_books(graph: AttributionGraph, nodes: pd.DataFrame, edges: pd.DataFrame) -> pd.DataFrame:
+    """A circuit's node table with each node's weight, its own value, and what edges leave of it."""
+    count = len(graph.nodes)
+    weight, value, read = np.zeros(count), np.zeros(count), np.zeros(count)
+    np.add.at(weight, graph.targets, graph.weights)
+    np.add.at(value, graph.targets, graph.values)
+    np.add.at(read, edges["target"].to_numpy(), edges["weight"].to_numpy())
+    kept = nodes["node"].to_numpy()
+    return nodes.assign(weight=weight[kept], value=value[kept], rest=(value - read)[kept])
+
+
+def known(graph: AttributionGraph, nodes: pd.DataFrame) -> dict[str, Any]:
+    """What the graph knows of the features among these nodes."""
+    features = nodes.loc[nodes["kind"] == "feature", ["layer", "feature"]]
+    keys = {feature_key(*row) for row in features.itertuples(index=False)}
+    return {key: graph.evidence[key] for key in sorted(keys & set(graph.evidence))}

@@ -8,7 +8,7 @@ errors, tokens, remainders and the bias never do. For every row the books balanc
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Float[np.ndarray, "targets sources"] | sparse.csr_array
 
 KINDS = ("feature", "error", "token", "bias", "remainder", "logit")
-COLUMNS = ("kind", "layer", "position", "feature", "token", "activation", "influence")
+COLUMNS = ("kind", "layer", "position", "feature", "token", "activation", "label", "influence")
 BLOCK = 256  # rows looked at together: nothing ever copies all edges
 
 
@@ -41,6 +41,7 @@ class AttributionGraph:
     weights: Float[np.ndarray, " targets"]  # share of the explanation; zero for inner targets
     scale: Float[np.ndarray, " targets"]  # sum of |edge| over single sources, before any merging
     settings: Mapping[str, Any]
+    evidence: Mapping[str, Any] = field(default_factory=dict)  # of features: "L2/F472" -> what
 
     @property
     def discrepancy(self) -> float:
@@ -96,6 +97,15 @@ class AttributionGraph:
 
         return prune(self, nodes, edges, errors)
 
+    def labelled(self, labels: Mapping[tuple[int, int], str]) -> "AttributionGraph":
+        """The graph with these labels, by (layer, feature), over whatever it had."""
+        nodes = self.nodes.copy()
+        keys = zip(nodes["layer"], nodes["feature"], strict=True)
+        feature = (nodes["kind"] == "feature").to_numpy()
+        given = [labels.get(key) if own else None for key, own in zip(keys, feature, strict=True)]
+        nodes["label"] = [new or old for new, old in zip(given, nodes["label"], strict=True)]
+        return replace(self, nodes=nodes)
+
     def to_networkx(self) -> "nx.DiGraph":
         """All nodes and nonzero edges as a DiGraph (for graphs that are small)."""
         from graphs.circuit import whole
@@ -129,13 +139,20 @@ def assemble(
     weights: Float[np.ndarray, " targets"],
     scale: Float[np.ndarray, " targets"],
     settings: Mapping[str, Any],
+    evidence: Mapping[str, Any] | None = None,
 ) -> AttributionGraph:
-    """Check the parts, compute the influence of every node, and freeze them into a graph."""
+    """Check the parts, compute the influence of every node, and freeze them into a graph.
+
+    The node table may have labels of features; `evidence` says of them more than a label can.
+    """
     from graphs.checks import check_edges, check_parts
     from graphs.influence import influence
 
     check_parts(nodes, edges, targets, sources, (values, weights, scale))
-    nodes = nodes.reset_index(drop=True).assign(influence=0.0)
+    nodes = nodes.reset_index(drop=True)
+    if "label" not in nodes:
+        nodes = nodes.assign(label="")
+    nodes = nodes.assign(influence=0.0).reindex(columns=list(COLUMNS))
     graph = AttributionGraph(
         nodes=nodes,
         edges=_frozen(edges),
@@ -145,10 +162,16 @@ def assemble(
         weights=_frozen(weights),
         scale=_frozen(scale),
         settings=dict(settings),
+        evidence=dict(evidence or {}),
     )
     check_edges(graph)
     nodes["influence"] = influence(graph)
     return graph
+
+
+def feature_key(layer: int, feature: int) -> str:
+    """How a feature is written: "L2/F472"."""
+    return f"L{layer}/F{feature}"
 
 
 def _frozen(array: Any) -> Any:

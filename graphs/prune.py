@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from graphs.circuit import Circuit
+from graphs.circuit import Circuit, known, with_books
 from graphs.graph import AttributionGraph, dense, row_blocks
 from graphs.influence import scored
 from graphs.scores import graph_scores
@@ -104,8 +104,7 @@ def _circuit(graph: AttributionGraph, table: pd.DataFrame, options: dict) -> Cir
     kept[graph.explained] = True
     ids = np.flatnonzero(kept)
     nodes = graph.nodes.iloc[ids].assign(node=ids).reset_index(drop=True)
-    weights = np.zeros(len(kind))
-    np.add.at(weights, graph.targets, graph.weights)
-    nodes["weight"] = weights[ids]
+    nodes = with_books(graph, nodes, table)
     settings = {**graph.settings, "pruned": options}
-    return Circuit(nodes, table, graph_scores(graph, kept), settings)
+    measured = graph_scores(graph, kept)
+    return Circuit(nodes, table, measured, settings, evidence=known(graph, nodes)).grouped()

@@ -59,6 +59,8 @@ def save(graph: AttributionGraph, path: str | os.PathLike[str]) -> None:
         "settings": json.dumps(dict(graph.settings)),
         "kind": json.dumps(graph.nodes["kind"].tolist()),
         "token": json.dumps(graph.nodes["token"].tolist()),
+        "label": json.dumps(graph.nodes["label"].tolist()),
+        "evidence": json.dumps(dict(graph.evidence)),
     }
     with whole_file(path, "wb") as file:
         file.write(to_bytes(tensors, metadata))
@@ -86,17 +88,21 @@ def load(path: str | os.PathLike[str]) -> AttributionGraph:
 
 def _parts(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """What `assemble` needs, from a file's contents."""
+    blank = json.dumps([""] * len(tensors["nodes.layer"]))  # files from before there were labels
     nodes = pd.DataFrame(
         {
             "kind": np.array(json.loads(metadata["kind"]), dtype=object),
             **{name: tensors[f"nodes.{name}"] for name in _NUMBERS[:3]},
             "token": np.array(json.loads(metadata["token"]), dtype=object),
             "activation": tensors["nodes.activation"],
+            "label": np.array(json.loads(metadata.get("label", blank)), dtype=object),
         }
     )
     rows = {name: tensors[name] for name in _ROWS}
     settings = json.loads(metadata["settings"])
-    return {"nodes": nodes, "edges": _edges(tensors), "settings": settings, **rows}
+    evidence = json.loads(metadata.get("evidence", "{}"))
+    graph = {"nodes": nodes, "edges": _edges(tensors), "settings": settings, "evidence": evidence}
+    return {**graph, **rows}
 
 
 def _edges(tensors: dict[str, np.ndarray]) -> Any:

@@ -76,3 +76,16 @@ def seeds(graph):
 def reached(matrix, seed):
     """Seed plus inflow of every node, in closed form: seed (I - S)^-1."""
     return np.linalg.solve((np.eye(len(matrix)) - shares(matrix)).T, seed)
+
+
+def concepts(circuit, seed, labels):
+    """The circuit with its features under a few labels drawn at random, whatever their place."""
+    draw = np.random.default_rng(seed)
+    names = circuit.nodes.assign(name=list(circuit.names().values()))
+    features = names.loc[names["kind"] == "feature", "name"].tolist()
+    chosen = draw.integers(0, labels + 1, len(features))  # the last is left alone
+    for number in range(labels):
+        members = [name for name, own in zip(features, chosen, strict=True) if own == number]
+        if members:
+            circuit = circuit.group(members, f"concept {number}")
+    return circuit

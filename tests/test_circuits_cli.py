@@ -71,7 +71,9 @@ def test_what_it_writes_agrees_with_what_it_prints(folder, tmp_path, monkeypatch
     assert said["discrepancy"] < 1e-4
     assert said["scores"] == pytest.approx(graph.scores()._asdict())
     assert said["circuit"] == {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
-    assert said["paths"][0]["nodes"] == list(circuit.paths(top=1)[0].nodes)
+    strongest = circuit.paths(top=1)[0]
+    assert said["paths"][0]["nodes"] == [list(step) for step in strongest.nodes]
+    assert said["paths"][0]["text"] == str(strongest)
     assert len(pd.read_csv(out / "nodes.csv")) == len(circuit.nodes)
     assert len(pd.read_csv(out / "edges.csv")) == len(circuit.edges)
     assert nx.read_graphml(out / "circuit.graphml").number_of_edges() == len(circuit.edges)

@@ -1,9 +1,14 @@
-from itertools import pairwise
+from collections import defaultdict
+from itertools import groupby, pairwise
 
 import networkx as nx
 import numpy as np
 import pytest
-from graph_cases import graph, seeds, shares, square
+from graph_cases import concepts, graph, seeds, shares, square
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphs import paths
 
 
 def every_path(g, circuit, starts=("token",)):
@@ -23,21 +28,81 @@ def every_path(g, circuit, starts=("token",)):
     return out
 
 
+def nodes(path):
+    """The names of a path whose steps are single nodes."""
+    return tuple(name for (name,) in path.nodes)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_strongest_paths_are_those_of_a_full_enumeration(seed):
     g = graph(seed, layers=3)
     circuit = g.prune(0.95, 0.99)
     everything = every_path(g, circuit)
-    got = [p for p in circuit.paths(top=10_000) if p.nodes[0].startswith("token")]
-    assert {tuple(p.nodes) for p in got} == set(everything)
+    got = circuit.paths(top=10_000)
+    assert all(len(step) == 1 for p in got for step in p.nodes)
+    assert {nodes(p) for p in got} == set(everything)
     for path in got:
-        strength, sign = everything[tuple(path.nodes)]
+        strength, sign = everything[nodes(path)]
         assert path.share == pytest.approx(strength, rel=1e-5) and path.sign == sign
     few = circuit.paths(top=7)
     assert [p.share for p in few] == sorted((p.share for p in few), reverse=True)
     assert len(few) == min(7, len(circuit.paths(top=10_000)))
     best = [p.share for p in circuit.paths(top=10_000)][:7]
     assert [p.share for p in few] == pytest.approx(best)
+
+
+def by_steps(circuit, everything):
+    """{labels: (share, net share)}: paths of nodes with the same steps, summed."""
+    label = {name: circuit.labels()[node] for node, name in circuit.names().items()}
+    out = defaultdict(lambda: [0.0, 0.0])
+    for names, (share, sign) in everything.items():
+        steps = tuple(text for text, _ in groupby(label[name] for name in names))
+        out[steps][0] += share
+        out[steps][1] += share * sign
+    return {steps: found for steps, found in out.items() if len(steps) > 1}
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_paths_of_concepts_are_the_sums_over_their_paths_of_nodes(seed, labels):
+    g = graph(seed, layers=3)
+    circuit = concepts(g.prune(0.95, 0.99), seed, labels)
+    expected = by_steps(circuit, every_path(g, circuit))
+    got = {p.labels: p for p in circuit.paths(top=10_000)}
+    assert set(got) == set(expected)
+    for steps, path in got.items():
+        share, net = expected[steps]
+        assert path.share == pytest.approx(share, rel=1e-5)
+        assert abs(net) < 1e-9 or path.sign == np.sign(net)
+    order = [p.share for p in circuit.paths(top=10_000)]
+    assert order == sorted(order, reverse=True)
+    assert [p.share for p in circuit.paths(top=3)] == pytest.approx(order[:3])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_circuit_with_too_many_beginnings_still_has_its_shares_right(seed, monkeypatch):
+    g = graph(seed, layers=3)
+    circuit = concepts(g.prune(0.95, 0.99), seed, 3)
+    expected = by_steps(circuit, every_path(g, circuit))
+    exact = circuit.paths(top=3)
+    monkeypatch.setattr(paths, "OPENED", 1)
+    for path in (found := circuit.paths(top=3)):
+        assert path.share == pytest.approx(expected[path.labels][0], rel=1e-5)
+    assert len(found) == len(exact) and found[0].share <= exact[0].share * (1 + 1e-9)
+
+
+def test_the_nodes_of_a_step_are_those_on_its_paths():
+    g = graph(2, layers=3)
+    circuit = concepts(g.prune(0.95, 0.99), 2, 2)
+    everything = every_path(g, circuit)
+    label = {name: circuit.labels()[node] for node, name in circuit.names().items()}
+    for path in circuit.paths(top=20):
+        on = [set() for _ in path.labels]
+        for names in everything:
+            steps = [(text, list(part)) for text, part in groupby(names, key=label.get)]
+            if tuple(text for text, _ in steps) == path.labels:
+                for place, (_, part) in enumerate(steps):
+                    on[place].update(part)
+        assert [set(step) for step in path.nodes] == on
 
 
 def test_paths_between_named_ends():

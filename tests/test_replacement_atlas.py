@@ -1,5 +1,6 @@
 """Atlas as it ships: offline, small, read by transformers too, and its words are known."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ import torch
 
 import circuits
 import replacement
-from replacement import Host, bundled, formats
+from replacement import Host, bundled, evidence, formats
 from replacement.atlas import facts
+from replacement.evidence.promoted import promoted
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = bundled.SHIPPED["atlas"]
@@ -200,6 +202,34 @@ def test_the_readmes_feature_is_texas():
     assert len(own) == 9 and len(fired) == 5 and max(fired.values()) < min(own) / 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_evidence_that_ships_is_of_the_dictionary_beside_it(kind):
+    model = replacement.load(atlas(), kind)
+    assert model.evidence is not None and (FOLDER / kind / evidence.FILE).stat().st_size < 1.5e6
+    arrays = model.evidence.arrays
+    for key, part in zip(("promotes", "suppresses", "through"), promoted(model), strict=True):
+        values = getattr(arrays, f"{key}_values").astype(float)
+        assert values == pytest.approx(part.values.numpy(), rel=2e-3, abs=1e-3)
+    checked = 0
+    for layer, feature in itertools.product(range(4), range(0, 500, 50)):
+        for context in model.evidence.describe(layer, feature)["contexts"][:1]:
+            found = model.read(model.run(" ".join(context["tokens"]))).layers[layer]
+            here = (found.features == feature) & (found.positions == context["at"])
+            assert found.activations[here].tolist() == [
+                pytest.approx(context["activation"], rel=2e-3)
+            ]
+            checked += 1
+    assert checked > 20
+
+
+def test_the_features_of_texas_are_called_so():
+    known = replacement.load("atlas", "per-layer").evidence
+    (dallas, texas) = atlas().tokenize("Dallas Texas")
+    assert (
+        known.label(2, 472) == known.label(2, 472, dallas) == known.label(2, 472, texas) == "Texas"
+    )
+
+
 def test_what_ships_is_small_and_whole():
     names = {file.relative_to(FOLDER).as_posix() for file in shipped()}
     assert {
@@ -210,6 +240,7 @@ def test_what_ships_is_small_and_whole():
         "model/tokenizer.json",
     } <= names
     assert {f"{kind}/dictionary.safetensors" for kind in KINDS} <= names
+    assert {f"{kind}/features.safetensors" for kind in KINDS} <= names
     assert sum(file.stat().st_size for file in shipped()) < 25e6
     others = {p for p in FOLDER.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert others == set(shipped())  # nothing lies there that a wheel would leave out

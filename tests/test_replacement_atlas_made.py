@@ -1,5 +1,7 @@
 """How Atlas is made: what is held out stays out, and the short cut of its training is exact."""
 
+import runpy
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -8,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replacement import Host, formats
-from replacement.atlas import build, dictionaries, facts
+from replacement import Host, evidence, formats
+from replacement.atlas import build, dictionaries, facts, features
 from replacement.atlas.sentences import HELD_OUT, UNKNOWN, sentences
 from replacement.atlas.tokenizer import tokenizer, vocabulary
 from replacement.atlas.training import Batch, Recipe, accuracy, answer_logits, encode, new_host
@@ -95,6 +97,14 @@ def test_accuracy_counts_what_the_model_completes():
     assert accuracy(model(), Batch(ids, batch.last)) == 0.5
 
 
+def test_the_evidence_is_from_what_things_are_and_not_from_what_is_asked():
+    known = features.corpus(said())
+    asked = {f"{s.prompt} {s.answer}" for s in said() if s.held_out}
+    asked |= {f"{s.prompt} {s.answer}" for s in of("two-hop", "medicine", held_out=False)}
+    assert "Dallas is in the state of Texas" in known and "the capital of Texas is Austin" in known
+    assert len(known) > 10_000 and not asked & set(known)
+
+
 def test_building_leaves_a_host_and_dictionaries_that_open(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "Recipe", lambda: Recipe(width=32, hidden=16, heads=2, steps=2))
     small = {
@@ -105,6 +115,7 @@ def test_building_leaves_a_host_and_dictionaries_that_open(tmp_path, monkeypatch
         for kind, parts in dictionaries.PARTS.items()
     }
     monkeypatch.setattr(build, "PARTS", small)
+    monkeypatch.setattr(features, "FAMILIES", ("named",))
     build.build(tmp_path, lambda line: None)
     host = Host.open(tmp_path / "model")
     for kind in small:
@@ -112,6 +123,17 @@ def test_building_leaves_a_host_and_dictionaries_that_open(tmp_path, monkeypatch
         assert len(dictionary.layers) == host.n_layers == 4
         crossing = [1, 2] if kind == "cross-layer" else [1]
         assert [list(layer.writers) for layer in dictionary.layers] == [[0], crossing, [2], [3]]
+    files = [tmp_path / kind / evidence.FILE for kind in small]
+    before = [file.read_bytes() for file in files]
+    assert [evidence.load(file).source.chunks for file in files] == [96, 96]
+    others = [file for file in tmp_path.rglob("*") if file.is_file() and file not in files]
+    kept = [(file, file.stat().st_mtime_ns) for file in others]
+    for file in files:
+        file.unlink()
+    monkeypatch.setattr(sys, "argv", ["atlas", "--features", "--out", str(tmp_path)])
+    runpy.run_module("replacement.atlas", run_name="__main__")
+    assert [file.read_bytes() for file in files] == before
+    assert kept == [(file, file.stat().st_mtime_ns) for file in others]
 
 
 @pytest.mark.parametrize("kind", list(dictionaries.PARTS))

@@ -10,10 +10,12 @@ import torch
 from replacement import formats
 from replacement.atlas import facts
 from replacement.atlas.dictionaries import PARTS, train_dictionary
+from replacement.atlas.features import write_evidence
 from replacement.atlas.sentences import sentences
 from replacement.atlas.tokenizer import tokenizer, vocabulary
 from replacement.atlas.training import Recipe, train_host
 from replacement.formats.folder import whole_folder
+from replacement.host import Host
 from replacement.training.train import flushed
 
 FOLDER = Path(__file__).parent
@@ -38,6 +40,14 @@ def build(out: Path = FOLDER, say: Callable[[str], Any] = print) -> None:
             dictionary = train_dictionary(model, words, said, parts, _progress(kind, say))
             about = {"host": "atlas", "parts": [asdict(part) for part in parts]}
             formats.save(dictionary, out / kind, about, dtype=torch.float16)
+    build_evidence(out, say)
+
+
+def build_evidence(out: Path = FOLDER, say: Callable[[str], Any] = print) -> None:
+    """Gather the evidence of both dictionaries anew, from the host in `out`; about a minute."""
+    host, said = Host.open(out / "model", device="cpu"), sentences(facts.load())
+    for kind in PARTS:
+        write_evidence(host, out / kind, said, _gathered(kind, say))
 
 
 def save(model: Any, words: Any, folder: Path) -> None:
@@ -53,6 +63,14 @@ def _host_progress(say: Callable[[str], Any]) -> Callable[[int, float, Any], Non
     def progress(step: int, loss: float, model: Any) -> None:
         if step % 100 == 0:
             say(f"host: step {step}, loss {loss:.4f}")
+
+    return progress
+
+
+def _gathered(kind: str, say: Callable[[str], Any]) -> Callable[[int, int | None], None]:
+    def progress(done: int, total: int | None) -> None:
+        if done % 3200 == 0:
+            say(f"{kind}: evidence from {done} sentences")
 
     return progress
 

@@ -9,8 +9,11 @@ MARKER = "dictionary.json"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
-def located(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path, once it is known to hold a saved dictionary."""
+def located(folder: str | os.PathLike[str], bundled: Sequence[str] = ()) -> Path:
+    """The folder as a path, once it is known to hold a saved dictionary.
+
+    `bundled` are the names that could have been given instead, for the error.
+    """
     path = Path(folder).expanduser()
     if (path / MARKER).is_file():
         return path
@@ -18,7 +21,7 @@ def located(folder: str | os.PathLike[str]) -> Path:
         refuse_pickle(path)
         raise ValueError(f"{path} is a file; name the folder that holds {MARKER}.")
     if not path.is_dir():
-        raise unknown(os.fspath(folder))
+        raise unknown(os.fspath(folder), bundled)
     for file in sorted(path.iterdir()):
         refuse_pickle(file)
     inside = ", ".join(sorted(p.parent.name for p in path.glob(f"*/{MARKER}")))
@@ -37,13 +40,18 @@ def unknown(name: str, bundled: Sequence[str] = ()) -> ValueError:
     return ValueError(f"there is no dictionary {name!r}; {meant}known here: {listed}.")
 
 
-def refuse_pickle(path: Path, unreadable: bool = False) -> None:
-    """Refuse a pickle, known by its name or, where it could not be read, by how it starts."""
+def pickled(path: Path, unreadable: bool = False) -> bool:
+    """Whether a file is a pickle, by its name or, where it could not be read, by its start."""
     start = b""
     if unreadable and path.is_file():
         with path.open("rb") as file:
             start = file.read(2)
-    if path.suffix in PICKLED or start == b"PK" or start[:1] == b"\x80":
+    return path.suffix in PICKLED or start == b"PK" or start[:1] == b"\x80"
+
+
+def refuse_pickle(path: Path, unreadable: bool = False) -> None:
+    """Refuse a pickle, and say how to have its arrays as a dictionary."""
+    if pickled(path, unreadable):
         raise ValueError(
             f"{path} is a pickle, which can run code when it is read, so it is refused; where you "
             "trust it, read it with torch.load(..., weights_only=True), make a "

@@ -24,6 +24,7 @@ from replacement.formats.tensors import Shapes, read_tensors, write_tensors
 
 FORMAT, VERSION = "transcoder-dictionary", "1"
 TENSORS = "dictionary.safetensors"
+EVIDENCE = "features.safetensors"  # what is known of the features; see replacement.evidence
 KINDS: dict[str, type] = {
     "relu": ReLU,
     "jumprelu": JumpReLU,
@@ -43,7 +44,8 @@ def save(
     `about` is anything JSON can hold, such as the settings of a training; its "host" names the
     model that the dictionary is for. `dtype` is the precision of the matrices in the file:
     float16 and bfloat16 halve its size (thresholds and biases keep theirs). A dictionary that is
-    already in the folder is replaced; a folder that holds anything else is refused.
+    already in the folder is replaced, and the evidence of its features there goes with it; a folder
+    that holds anything else is refused.
     """
     rest = dict(about or {})
     head = {"format": FORMAT, "version": VERSION, "name": dictionary.name}
@@ -59,7 +61,7 @@ def save(
         layers.append(_described(layer))
         tensors |= {f"{index}.{name}": tensor for name, tensor in _named(layer).items()}
     text = _json({**head, "layers": layers, "about": rest})
-    with whole_folder(folder, (MARKER, TENSORS)) as scratch:
+    with whole_folder(folder, (MARKER, TENSORS, EVIDENCE)) as scratch:
         (scratch / MARKER).write_text(text, encoding="utf-8")
         write_tensors(tensors, scratch / TENSORS, dtype)
 

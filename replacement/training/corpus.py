@@ -39,15 +39,20 @@ class Chunks:
     def __next__(self) -> list[int]:
         return next(self._stream)
 
+    def once(self) -> Iterator[list[int]]:
+        """What is left of the corpus, up to its end."""
+        for document in self.documents(self.document):
+            for piece in self._cut(document)[self.chunk :]:
+                self.chunk += 1
+                yield piece
+            self.document, self.chunk = self.document + 1, 0
+
     def _walk(self) -> Iterator[list[int]]:
         while True:
             fruitless = self.document == 0
-            for document in self.documents(self.document):
-                for piece in self._cut(document)[self.chunk :]:
-                    self.chunk += 1
-                    fruitless = False
-                    yield piece
-                self.document, self.chunk = self.document + 1, 0
+            for piece in self.once():
+                fruitless = False
+                yield piece
             if fruitless:
                 raise ValueError(
                     "the corpus holds no text, or ended and cannot be read again; give a file, a "

@@ -55,11 +55,23 @@ class Harvester:
         self.chunks.seek(place)
 
 
-@torch.no_grad()
 def harvest(host: Host, chunks: Sequence[Sequence[int]], settings: Settings) -> Sample:
-    """One forward pass over chunks of several lengths; padding is left out of what comes back."""
+    """What every layer reads and writes on chunks of several lengths, padding left out."""
     sites = (settings.read, settings.write)
     names = [f"blocks.{layer}.{site}" for site in sites for layer in range(host.n_layers)]
+    tokens, captured = watched(host, chunks, names, settings.skip_first)
+    picked = torch.stack([captured[name] for name in names], dim=1)
+    return Sample(tokens, picked.unflatten(1, (2, host.n_layers)))
+
+
+@torch.no_grad()
+def watched(
+    host: Host, chunks: Sequence[Sequence[int]], names: Sequence[str], skip_first: int = 0
+) -> tuple[Int[Tensor, " positions"], dict[str, Tensor]]:
+    """One forward pass over chunks: their tokens and the named activations, chunk after chunk.
+
+    Padding and the first `skip_first` positions of each chunk are left out of what comes back.
+    """
     captured: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -74,9 +86,10 @@ def harvest(host: Host, chunks: Sequence[Sequence[int]], settings: Settings) -> 
     real = torch.zeros(len(chunks), longest, dtype=torch.bool)
     for row, chunk in enumerate(chunks):
         ids[row, : len(chunk)] = torch.tensor(chunk)
-        real[row, settings.skip_first : len(chunk)] = True
+        real[row, skip_first : len(chunk)] = True
     ids, real = ids.to(host.device), real.to(host.device)
     hooks = [(name, keep(name)) for name in names]
     host.bridge.run_with_hooks(ids, fwd_hooks=hooks, logits_to_keep=1)
-    picked = torch.stack([captured[name][real] for name in names], dim=1)
-    return Sample(ids[real], picked.unflatten(1, (2, host.n_layers)))
+    # Routers work on (tokens, experts); everything else has the batch's axis in front.
+    picked = {n: v[real if v.ndim > 2 else real.flatten()] for n, v in captured.items()}
+    return ids[real], picked

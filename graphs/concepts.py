@@ -1,0 +1,86 @@
+"""Concepts: a circuit seen by its groups. Sums of what the members have, and nothing else.
+
+    edge(S -> T) = sum of the edges from S's members to T's
+    value(T)     = sum of its members' values = edges into T + inner(T) + rest(T)
+
+`inner` is what T's members give each other, and `rest` what was pruned, with the bias: the books
+balance for concepts as they do for nodes. Scores stay those of the members, since a merged node
+would blur which member passes on what it was given.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from graphs.circuit import Circuit
+
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The merged view of a circuit.
+
+    `nodes`, one row a concept: name, label, kind, position (of its most influential member),
+    layer and top (its lowest and highest layer), members (names), influence, weight, value, inner,
+    rest, method ("single" where nothing was grouped), cohesion, pinned. `edges`: source and target
+    (names), weight, share and direct as in `Circuit.edges`.
+    """
+
+    nodes: pd.DataFrame
+    edges: pd.DataFrame
+
+
+def concepts(circuit: "Circuit") -> Concepts:
+    """Merge each group's members into one node."""
+    names = circuit.names()
+    owner = circuit.concept_of()
+    nodes = _nodes(circuit, names, owner)
+    table = circuit.edges.assign(
+        source=circuit.edges["source"].map(owner), target=circuit.edges["target"].map(owner)
+    )
+    # A concept reads what its members read, each as much as it matters.
+    reads = circuit.nodes["influence"] + circuit.nodes["weight"]
+    by_node = dict(zip(circuit.nodes["node"], reads, strict=True))
+    own = reads.groupby(circuit.nodes["node"].map(owner)).sum()
+    table["direct"] *= circuit.edges["target"].map(by_node)
+    within = table["source"] == table["target"]
+    inner = table.loc[within].groupby("target")["weight"].sum()
+    nodes["inner"] = nodes["name"].map(inner).fillna(0.0)
+    edges = table.loc[~within].groupby(["source", "target"], sort=False, as_index=False)
+    merged = edges[["weight", "share", "direct"]].sum()
+    merged["direct"] /= merged["target"].map(own).astype(float)
+    return Concepts(nodes, merged.sort_values("share", ascending=False, ignore_index=True))
+
+
+def _nodes(circuit: "Circuit", names: dict[int, str], owner: dict[int, str]) -> pd.DataFrame:
+    nodes = circuit.nodes.assign(
+        name=circuit.nodes["node"].map(owner),
+        member=circuit.nodes["node"].map(names),
+        shown=circuit.nodes["node"].map(circuit.labels()),
+    )
+    groups = dict(zip(circuit.group_names(), circuit.groups, strict=True))
+    rows = []
+    for name, members in nodes.groupby("name", sort=False):
+        strongest = members.iloc[int(np.argmax(members["influence"].to_numpy()))]
+        group = groups.get(str(name))
+        rows.append(
+            {
+                "name": str(name),
+                "label": group.label if group else str(strongest["shown"]),
+                "kind": strongest["kind"],
+                "position": int(strongest["position"]),
+                "layer": int(members["layer"].min()),
+                "top": int(members["layer"].max()),
+                "members": tuple(members["member"]),
+                **{
+                    key: float(members[key].sum())
+                    for key in ("influence", "weight", "value", "rest")
+                },
+                "method": group.method if group else "single",
+                "cohesion": group.cohesion if group else 1.0,
+                "pinned": group.pinned if group else False,
+            }
+        )
+    return pd.DataFrame(rows)

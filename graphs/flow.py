@@ -1,0 +1,78 @@
+"""Flow: how much of what reaches the explained targets runs where.
+
+`direct[t, s]` is the share of all that t reads that comes from s. Layers order the nodes, so the
+matrix is triangular and (1 - direct) can be solved against: forward, from what starts where to how
+much passes each node; backward, from the targets to how much of what stands at a node arrives.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from graphs.circuit import Circuit
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A circuit's nodes in the order of their layers, and the shares between them."""
+
+    nodes: np.ndarray  # graph node numbers, in order
+    layers: np.ndarray
+    direct: sparse.csr_array  # (targets, sources), both in that order
+
+    def at(self, nodes: list[int]) -> Bool[np.ndarray, " nodes"]:
+        """A mask of these graph nodes."""
+        return np.isin(self.nodes, nodes)
+
+    def forward(self, start: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
+        """How much passes each node, over all paths, of what starts at each."""
+        passed = start.astype(float)
+        for part in self._steps():
+            passed[part] += self.direct[part] @ passed
+        return passed
+
+    def backward(self, ends: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
+        """What a unit at each node brings to the ends, over all paths."""
+        worth = ends.astype(float)
+        down = sparse.csr_array(self.direct.T)
+        for part in reversed(self._steps()):
+            worth[part] += down[part] @ worth
+        return worth
+
+    def within(self, kept: Bool[np.ndarray, " nodes"]) -> "Flow":
+        """The same flow with every path cut that touches another node."""
+        keep = sparse.diags_array(kept.astype(float), format="csr")
+        return Flow(self.nodes, self.layers, sparse.csr_array(keep @ self.direct @ keep))
+
+    def begun_at(self, start: Bool[np.ndarray, " nodes"]) -> "Flow":
+        """The same flow with nothing running into the start: a path begins where it last leaves."""
+        keep = sparse.diags_array((~start).astype(float), format="csr")
+        return Flow(self.nodes, self.layers, sparse.csr_array(keep @ self.direct))
+
+    def _steps(self) -> list[slice]:
+        """One slice a layer, the lowest first."""
+        starts = np.flatnonzero(np.diff(self.layers, prepend=self.layers[:1] - 1))
+        return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(self.layers)], strict=True)]
+
+
+def flow(circuit: "Circuit") -> Flow:
+    """The flow of a circuit."""
+    table = circuit.nodes.sort_values("layer", kind="stable")
+    nodes = table["node"].to_numpy()
+    place = {int(node): n for n, node in enumerate(nodes)}
+    s = circuit.edges["source"].map(place).to_numpy(dtype=np.int64)
+    t = circuit.edges["target"].map(place).to_numpy(dtype=np.int64)
+    direct = (circuit.edges["direct"].to_numpy(dtype=float), (t, s))
+    shape = (len(nodes), len(nodes))
+    return Flow(nodes, table["layer"].to_numpy(), sparse.csr_array(direct, shape=shape))
+
+
+def ends(circuit: "Circuit", found: Flow, targets: list[int]) -> Float[np.ndarray, " nodes"]:
+    """What each of these targets counts: its share of the explanation, or one if it has none."""
+    weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
+    counts = {node: weight[node] if weight[node] > 0 else 1.0 for node in targets}
+    return np.array([counts.get(int(node), 0.0) for node in found.nodes])
