@@ -11,8 +11,9 @@ would blur which member passes on what it was given.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
+
+from graphs.groups import Group
 
 if TYPE_CHECKING:
     from graphs.circuit import Circuit
@@ -55,32 +56,23 @@ def concepts(circuit: "Circuit") -> Concepts:
 
 
 def _nodes(circuit: "Circuit", names: dict[int, str], owner: dict[int, str]) -> pd.DataFrame:
+    """One row a concept, in the order of their first members."""
+    numbers = circuit.nodes["node"]
     nodes = circuit.nodes.assign(
-        name=circuit.nodes["node"].map(owner),
-        member=circuit.nodes["node"].map(names),
-        shown=circuit.nodes["node"].map(circuit.labels()),
+        name=numbers.map(owner),
+        members=numbers.map(names),
+        label=numbers.map(circuit.labels()),
+        top=circuit.nodes["layer"],
     )
+    by_name = nodes.groupby("name", sort=False)
+    strongest = nodes.loc[by_name["influence"].idxmax(), ["name", "label", "kind", "position"]]
+    extent = {"layer": "min", "top": "max", "members": tuple}
+    sums = dict.fromkeys(("influence", "weight", "value", "rest"), "sum")
+    found = strongest.merge(by_name.agg({**extent, **sums}).reset_index(), on="name")
     groups = dict(zip(circuit.group_names(), circuit.groups, strict=True))
-    rows = []
-    for name, members in nodes.groupby("name", sort=False):
-        strongest = members.iloc[int(np.argmax(members["influence"].to_numpy()))]
-        group = groups.get(str(name))
-        rows.append(
-            {
-                "name": str(name),
-                "label": group.label if group else str(strongest["shown"]),
-                "kind": strongest["kind"],
-                "position": int(strongest["position"]),
-                "layer": int(members["layer"].min()),
-                "top": int(members["layer"].max()),
-                "members": tuple(members["member"]),
-                **{
-                    key: float(members[key].sum())
-                    for key in ("influence", "weight", "value", "rest")
-                },
-                "method": group.method if group else "single",
-                "cohesion": group.cohesion if group else 1.0,
-                "pinned": group.pinned if group else False,
-            }
-        )
-    return pd.DataFrame(rows)
+    own = [groups.get(name, Group("", (), "single")) for name in found["name"]]
+    return found.assign(
+        method=[group.method for group in own],
+        cohesion=[group.cohesion for group in own],
+        pinned=[group.pinned for group in own],
+    )
