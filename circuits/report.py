@@ -151,7 +151,7 @@ def summarise(graph: graphs.AttributionGraph, circuit: graphs.Circuit, top: int)
 def _write(graph: graphs.AttributionGraph, circuit: graphs.Circuit, out: Path | None) -> list[Path]:
     if out is None:
         return []
-    from graphs.export import write_gexf, write_graphml, write_tables
+    from graphs.export import write_graphml, write_tables
     from graphs.neuronpedia import write_neuronpedia
 
     graph.save(out / "graph.safetensors")
@@ -160,7 +160,6 @@ def _write(graph: graphs.AttributionGraph, circuit: graphs.Circuit, out: Path | 
         circuit.save_html(out / "circuit.html"),
         *write_tables(circuit, out),
         write_graphml(circuit, out / "circuit.graphml"),
-        write_gexf(circuit, out / "circuit.gexf"),
         write_neuronpedia(circuit, out / "neuronpedia.json"),
         circuit.save_groups(out / "groups.json"),
     ]
@@ -199,13 +198,17 @@ def show(summary: dict[str, Any], console: Console) -> None:
 def _conclusion(paths: list[dict[str, Any]]) -> str:
     """The strongest path, and the strongest that join it from other words."""
     first, *others = paths
-    text = f"[bold]{escape(first['text'])}[/]  {first['share']:.0%} of the influence"
+    text = f"[bold]{escape(first['text'])}[/]  {_percent(first['share'])} of the influence"
     begun, joining = {first["labels"][0]}, []
     for path in others:
         if path["labels"][0] not in begun and path["labels"][-1] == first["labels"][-1]:
             begun.add(path["labels"][0])
-            joining.append(f"{escape(path['text'])} {path['share']:.0%}")
+            joining.append(f"{escape(path['text'])} {_percent(path['share'])}")
     return text + (f", joined by {', '.join(joining)}" if joining else "")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
 
 
 def _coverage(summary: dict[str, Any]) -> str:

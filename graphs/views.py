@@ -18,6 +18,7 @@ from graphs.groups import Group
 if TYPE_CHECKING:
     from graphs.paths import Path
 
+MOST_EDGES = 20_000  # of a view: a file of more is too large to open
 REST = ("error", "remainder")
 MISSED, LEFT_OUT = "what no feature explains", "features not expanded"
 ROLES = {"token": "word", "logit": "output", "error": "rest", "remainder": "rest"}
@@ -93,6 +94,9 @@ def _view(circuit: Circuit, nodes: pd.DataFrame, edges: pd.DataFrame, path: "Pat
     step = nodes["step"].to_numpy()
     before, after = step[edges["source"]], step[edges["target"]]
     edges["path"] = (before >= 0) & (after >= 0) & np.isin(after - before, (0, 1))
+    if len(edges) > MOST_EDGES:
+        strongest = edges["share"].rank(method="first", ascending=False) <= MOST_EDGES
+        edges = edges.loc[strongest | edges["path"]].reset_index(drop=True)
     return View(nodes, edges, path)
 
 
@@ -150,6 +154,8 @@ def about(circuit: Circuit) -> dict[str, Any]:
     if "nodes" in pruned and "edges" in pruned:
         nodes, edges = (percent(float(pruned[key])) for key in ("nodes", "edges"))
         origin.append(f"pruned to {nodes} of the nodes' and {edges} of the edges' influence")
+    if len(circuit.edges) > MOST_EDGES:
+        origin.append(f"the {MOST_EDGES:,} strongest of {len(circuit.edges):,} edges")
     whole, read = percent(scores.replacement), percent(scores.completeness)
     return {
         "prompt": str(settings.get("prompt", "")),

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from pictures import HOSTILE, browser_path, circuit, evidence
 
+from graphs import views
 from graphs.plot import LIGHT, save_figure
-from graphs.views import concept_view, feature_view, percent
+from graphs.views import about, concept_view, feature_view, percent
 
 
 def texts(figure):
@@ -150,3 +151,15 @@ def test_without_a_browser_it_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="apt-get install chromium"):
         save_figure(circuit(), tmp_path / "a.svg")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_too_many_edges_the_strongest_are_drawn_and_the_picture_says_so(monkeypatch):
+    made = circuit(edges=200, features=25)
+    whole = feature_view(made, None).edges
+    monkeypatch.setattr(views, "MOST_EDGES", 50)
+    path = made.paths(top=1)[0]
+    view = feature_view(made, path)
+    least = whole["share"].nlargest(50).min()
+    assert (view.edges.loc[~view.edges["path"], "share"] >= least).all()
+    assert 50 <= len(view.edges) <= 50 + view.edges["path"].sum()
+    assert "the 50 strongest of 200 edges" in about(made)["source"]
