@@ -188,7 +188,7 @@ def test_transformers_reads_the_folder_and_computes_the_same():
     assert sum(p.numel() for p in model.parameters()) <= 3_000_000
 
 
-def test_the_readmes_feature_is_texas():
+def test_a_feature_of_the_second_layer_is_texas():
     """Of all places it fires on Texas and its cities, and elsewhere less than half as strongly."""
     world, model = facts.load(), replacement.load("atlas", "per-layer")
     fired = {}

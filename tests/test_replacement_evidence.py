@@ -32,8 +32,13 @@ def naive(examples, strong, frequency, corpus, weak):
             rank = score * (1 - frequency[word] / (corpus + 1)) * (0.5 if weak[word] else 1)
             if best is None or round(rank, 12) > round(best[3], 12):
                 best = (word, score, p, rank)
-        mine = sorted((e for e in left if best[0] in e[2]), key=lambda e: -e[0])
-        found.append((*best[:3], tuple(dict.fromkeys(t for _, t, _ in mine))[:TOKENS]))
+        beside = {}
+        for a, token, chunk in examples:
+            with_word, whole = beside.get(token, (0.0, 0.0))
+            beside[token] = (with_word + a * (best[0] in chunk), whole + a)
+        mostly = [t for t, (with_word, whole) in beside.items() if with_word >= whole / 2]
+        mostly.sort(key=lambda t: (-beside[t][0], t))
+        found.append((*best[:3], tuple(mostly)[:TOKENS]))
         left = [e for e in left if best[0] not in e[2]]
     return found
 

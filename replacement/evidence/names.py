@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 MOST = 16  # names a feature
 LEFT = 0.01  # of the activation: less than that is not named
+MOSTLY = 0.5  # of its activation on a token
 TOKENS = 64  # activating tokens kept of a name: all that examples show
 
 
@@ -57,8 +58,22 @@ def names(
         score = 2 * share * recall / np.maximum(share + recall, 1e-12)
         best = int(np.round(score * telling, 12).argmax())  # of equals the first, whatever rounding
         mine = left & (holds[:, best] > 0)
-        order = np.flatnonzero(mine)[np.argsort(-activations[mine], kind="stable")]
-        activating = tuple(dict.fromkeys(tokens[order].tolist()))[:TOKENS]
+        activating = _activating(weights, tokens, holds[:, best])
         found.append(Name(int(words[best]), float(score[best]), float(share[best]), activating))
         left &= ~mine
     return found
+
+
+def _activating(
+    weights: Float[np.ndarray, " examples"],
+    tokens: Integer[np.ndarray, " examples"],
+    holds: Float[np.ndarray, " examples"],
+) -> tuple[int, ...]:
+    """The tokens on which a feature is active mostly beside the word, the strongest first.
+
+    On others the word is there by chance.
+    """
+    kinds, own = np.unique(tokens, return_inverse=True)
+    beside, whole = np.bincount(own, weights * holds), np.bincount(own, weights)
+    order = np.argsort(-beside, kind="stable")
+    return tuple(kinds[order][(beside >= MOSTLY * whole)[order]].tolist())[:TOKENS]
