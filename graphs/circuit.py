@@ -44,6 +44,11 @@ class Circuit:
     groups: tuple[Group, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        prompt, model = self.settings.get("prompt", ""), self.settings.get("model", "")
+        count = f"{len(self.nodes)} nodes, {len(self.edges)} edges, {len(self.groups)} groups"
+        return f"Circuit({prompt!r} on {model}: {count})"
+
     def scores(self) -> Scores:
         """Replacement and completeness, pruned nodes counting as error; groups change neither."""
         return self.measured
@@ -63,6 +68,17 @@ class Circuit:
         own = {member: group.label for group in self.groups for member in group.members}
         names = self.names()
         return {int(r.node): own.get(names[int(r.node)]) or label(r) for r in rows(self.nodes)}
+
+    def features(self, label: str) -> list[tuple[int, int]]:
+        """The (layer, feature) of every feature of this label, as interventions take them."""
+        from graphs.groups import named_nodes
+
+        wanted = set(named_nodes(self, label))
+        own = self.nodes["node"].map(self.names()).isin(wanted) & (self.nodes["kind"] == "feature")
+        if not own.any():
+            raise ValueError(f"{label!r} is no concept of features in this circuit.")
+        places = self.nodes.loc[own, ["layer", "feature"]].drop_duplicates()
+        return [(int(layer), int(feature)) for layer, feature in places.itertuples(index=False)]
 
     def concept_of(self) -> dict[int, str]:
         """Graph node number -> the name of its concept: its group's, or its own."""
@@ -154,6 +170,17 @@ class Circuit:
         from graphs.mediators import mediators
 
         return mediators(self, source, target)
+
+    def tree(self) -> str:
+        """The circuit as text: what was predicted, and under each concept what fed it."""
+        from rich.console import Console
+
+        from graphs.tree import tree
+
+        console = Console(width=120, color_system=None, force_jupyter=False)
+        with console.capture() as captured:
+            console.print(tree(self), soft_wrap=True)
+        return captured.get()
 
     def plot(self) -> "go.Figure":
         """The circuit as a plotly figure; see `graphs.plot`."""

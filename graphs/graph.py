@@ -43,6 +43,11 @@ class AttributionGraph:
     settings: Mapping[str, Any]
     evidence: Mapping[str, Any] = field(default_factory=dict)  # of features: "L2/F472" -> what
 
+    def __repr__(self) -> str:
+        prompt, model = self.settings.get("prompt", ""), self.settings.get("model", "")
+        rows = f"{len(self.nodes)} nodes, {len(self.targets)} rows"
+        return f"AttributionGraph({prompt!r} on {model}: {rows})"
+
     @property
     def discrepancy(self) -> float:
         """The largest imbalance of the books, relative to the row's scale, bias included."""

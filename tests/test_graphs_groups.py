@@ -210,3 +210,12 @@ def test_labels_given_by_hand_win(tmp_path):
     pd.testing.assert_series_equal(
         back.nodes["label"].astype(object), mine.nodes["label"].astype(object)
     )
+
+
+def test_the_features_of_a_concept_are_what_interventions_take():
+    circuit = labelled().prune(1.0, 1.0)
+    rows = circuit.nodes.loc[circuit.nodes["label"] == "Texas"]
+    expected = {(int(r.layer), int(r.feature)) for r in rows.itertuples()}
+    assert set(circuit.features("Texas")) == expected and expected
+    with pytest.raises(ValueError, match="'t0' is no concept of features"):
+        circuit.features("t0")

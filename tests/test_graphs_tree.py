@@ -53,3 +53,12 @@ def test_a_circuit_that_goes_in_circles_ends():
     names = {(int(r.layer), int(r.feature)): "ab"[r.layer % 2] for r in rows.itertuples()}
     circuit = g.labelled(names).prune(1.0, 1.0)
     assert sum(1 for _ in branches(tree(circuit))) == pytest.approx(60, abs=59)
+
+
+def test_a_circuit_is_written_as_a_tree_and_in_one_line():
+    g = graph(2, tokens=[" Dallas", " is"])
+    circuit = g.prune(1.0, 1.0)
+    lines = circuit.tree().splitlines()
+    assert "out0" in lines[1] and "\x1b" not in circuit.tree()
+    assert repr(circuit).startswith("Circuit(' Dallas is' on") and "\n" not in repr(circuit)
+    assert repr(g).startswith("AttributionGraph(' Dallas is' on") and "rows" in repr(g)
