@@ -73,7 +73,7 @@ def measure(kind: str, asked: list[tuple[Sentence, str]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--prompts", type=int, default=100)
     asked = parser.parse_args()

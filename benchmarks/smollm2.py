@@ -101,29 +101,30 @@ def ablation(model: Any) -> dict[str, Any]:
     graph = circuits.trace(model, PROMPT, targets=[TOKEN])
     if not graph.discrepancy <= measure.TOLERANCE:
         raise SystemExit(f"wrong answer: the books are off by {graph.discrepancy:.1e}.")
+    run = model.run(PROMPT)
     return {
-        "anywhere": _ablation(model, graph, first=0),
-        "after_first_token": _ablation(model, graph, first=1),
+        "anywhere": fall(model, graph, run, 0, DRAWS),
+        "after_first_token": fall(model, graph, run, 1, DRAWS),
     }
 
 
-def _ablation(model: Any, graph: Any, first: int) -> dict[str, Any]:
+def fall(model: Any, graph: Any, run: Any, first: int, draws: int) -> dict[str, Any]:
+    """The fall of log p of what a graph explains, of its ten neurons and of random ones."""
     token = int(graph.nodes.loc[graph.explained, "feature"].iloc[0])
-    run = model.run(PROMPT)
     chosen, reading = most_influential(graph, first), model.read(run)
     generator = np.random.default_rng(0)
-    random = [draw(reading, [m for m, _, _ in chosen], generator) for _ in range(DRAWS)]
+    random = [draw(reading, [m for m, _, _ in chosen], generator) for _ in range(draws)]
     found = log_probabilities(model, run.ids, token, [[], chosen, *random])
     if abs(found[0] - run.logits[-1].double().log_softmax(-1)[token]) > 1e-4:
         raise SystemExit("wrong answer: ablating nothing changed the prediction.")
-    fall, falls = float(found[0] - found[1]), found[0] - found[2:]
+    own, falls = float(found[0] - found[1]), found[0] - found[2:]
     size = float(np.abs(falls).mean())
     return {
         "neurons": [
             {"layer": m, "position": p, "token": run.tokens[p], "neuron": n} for m, p, n in chosen
         ],
         "log_p": float(found[0]),
-        "fall": fall,
+        "fall": own,
         "random": {
             "mean": float(falls.mean()),
             "mean_size": size,
@@ -131,7 +132,7 @@ def _ablation(model: Any, graph: Any, first: int) -> dict[str, Any]:
             "largest": float(falls.max()),
         },
         # Over the mean size: never larger than over the mean, where falls and rises cancel.
-        "ratio": fall / size,
+        "ratio": own / size,
     }
 
 

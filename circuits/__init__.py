@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.rates import Rate
+    from circuits.swapping import Swap, Swaps, swap, swaps
     from circuits.targets import Difference, Direction, Feature, Likely, Token
     from circuits.tracing import trace
+    from circuits.validation import Validation, validate
 
 # Importing this package must stay quick (torch alone takes seconds): names load on first use.
 _HOMES = {
@@ -18,9 +21,30 @@ _HOMES = {
     "Difference": "circuits.targets",
     "Direction": "circuits.targets",
     "Feature": "circuits.targets",
+    "swap": "circuits.swapping",
+    "swaps": "circuits.swapping",
+    "Swap": "circuits.swapping",
+    "Swaps": "circuits.swapping",
+    "Rate": "circuits.rates",
+    "validate": "circuits.validation",
+    "Validation": "circuits.validation",
 }
 
-__all__ = ["Difference", "Direction", "Feature", "Likely", "Token", "trace"]
+__all__ = [
+    "Difference",
+    "Direction",
+    "Feature",
+    "Likely",
+    "Rate",
+    "Swap",
+    "Swaps",
+    "Token",
+    "Validation",
+    "swap",
+    "swaps",
+    "trace",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -92,6 +92,67 @@ def show(
 
 
 @app.command()
+def steer(
+    prompt: options.Steered,
+    feature: options.Changes = None,
+    model: options.Model = DEFAULT_HOST,
+    dictionary: options.DictionaryName = None,
+    at: options.At = None,
+    start: options.From = None,
+    tokens: options.NewTokens = 20,
+    temperature: options.Temperature = 0.0,
+    seed: options.SampleSeed = 0,
+    chat: options.Chat = False,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """Continue a prompt as it is and with features changed, side by side.
+
+    Example: circuits steer "the capital of the state containing Dallas is" --feature Texas=0
+    --feature California=1x --tokens 1
+    """
+    from circuits.steering import Request, run
+
+    request = Request(
+        prompt, model, dictionary, feature or [], at or [], start, tokens, temperature, seed,
+        chat, device,
+    )  # fmt: skip
+    run(request, as_json)
+
+
+@app.command()
+def validate(
+    file: options.GraphFile,
+    model: options.OwnModel = None,
+    dictionary: options.OwnDictionary = None,
+    nodes: options.NodeShare = 0.8,
+    edges: options.EdgeShare = 0.98,
+    groups: options.GroupFile = None,
+    factor: options.Factor = 0.0,
+    concepts: options.TestedConcepts = 40,
+    features: options.TestedFeatures = 200,
+    seed: options.DrawSeed = 0,
+    device: options.Device = "auto",
+    out: options.Portrait = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Test a saved graph on its model: do interventions do what it predicts?
+
+    Ablates its concepts and random controls, compares predicted with observed changes, runs the
+    circuit alone, and stores the figures in the graph's file.
+
+    Example: circuits validate runs/dallas/graph.safetensors --out dallas.html
+    """
+    from circuits.validating import Request, run
+
+    request = Request(
+        file, model, dictionary, nodes, edges, groups, factor, concepts, features, seed, device,
+        out,
+    )  # fmt: skip
+    run(request, as_json)
+
+
+@app.command()
 def evaluate(
     host: options.HostName,
     dictionary: options.Evaluated,

@@ -35,7 +35,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for the graph, its page (HTML), tables (CSV), GraphML, GEXF, Neuronpedia JSON."
+        help="Folder for the graph, its page (HTML), tables (CSV), GraphML and Neuronpedia JSON."
     ),
 ]
 LabelFile = Annotated[
@@ -137,3 +137,40 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
 ]
 RunOut = Annotated[Path, typer.Option(help="Folder for the dictionary, its log and checkpoints.")]
+
+OwnModel = Annotated[
+    str | None, typer.Option("--model", help="The graph's model, unless its name finds it.")
+]
+OwnDictionary = Annotated[
+    str | None, typer.Option("--dictionary", help="Its dictionary, unless its name finds it.")
+]
+Factor = Annotated[float, typer.Option(help="What concepts are multiplied by; 0 ablates them.")]
+TestedConcepts = Annotated[
+    int, typer.Option("--concepts", help="How many concepts to test, the most influential first.")
+]
+TestedFeatures = Annotated[
+    int, typer.Option("--features", help="How many features to ablate one by one, at random.")
+]
+DrawSeed = Annotated[int, typer.Option(help="The same seed draws the same controls.")]
+Portrait = Annotated[Path | None, typer.Option(help="HTML file for the figure.")]
+
+Steered = Annotated[str, typer.Argument(help="The text to be continued.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature",
+        help="A change: WHAT=NUMBER sets, WHAT=NUMBERx multiplies, WHAT+=NUMBER adds; WHAT is a "
+        "concept or L2/F472. May be repeated. Where a concept is not active on the prompt, "
+        "NUMBERx is so many times its features' largest recorded activation.",
+    ),
+]
+At = Annotated[
+    list[int] | None,
+    typer.Option("--at", help="Only at this position; may be repeated. Else everywhere."),
+]
+From = Annotated[
+    int | None, typer.Option("--from", help="From this position on; -1 is the prompt's last.")
+]
+NewTokens = Annotated[int, typer.Option("--tokens", help="How many tokens to write.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; 1 draws.")]
+SampleSeed = Annotated[int, typer.Option(help="The same seed draws the same tokens.")]

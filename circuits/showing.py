@@ -34,7 +34,7 @@ def run(request: Request, as_json: bool) -> None:
         raise ValueError(f"--out {request.out} must end in one of {', '.join(FIGURES)}.")
     graph = graphs.load(request.file)
     if request.labels is not None:
-        graph = graph.labelled(read_labels(request.labels))
+        graph = _labelled(graph, request.labels)
     circuit = graph.prune(request.nodes, request.edges)
     if request.groups is not None:
         circuit = circuit.load_groups(request.groups)
@@ -47,6 +47,14 @@ def run(request: Request, as_json: bool) -> None:
     console.print(tree(circuit), soft_wrap=True)
     if request.out is not None:
         console.print(f"[dim]wrote {escape(str(request.out))}[/]", soft_wrap=True)
+
+
+def _labelled(graph: graphs.AttributionGraph, path: Path) -> graphs.AttributionGraph:
+    labels = read_labels(path)
+    features = graph.nodes.loc[graph.nodes["kind"] == "feature"]
+    if labels and not set(labels) & set(zip(features["layer"], features["feature"], strict=True)):
+        raise ValueError(f"{path} has no label of a feature in this graph.")
+    return graph.labelled(labels)
 
 
 def draw(circuit: graphs.Circuit, path: Path) -> None:

@@ -68,7 +68,8 @@ Target: TypeAlias = str | int | Likely | Token | Difference | Direction | Featur
 class Output:
     """An explained output: its name, vocabulary id (or -1), position, reader and weight.
 
-    Its value is  vector . final + constant  (the constant is the unembedding's own bias).
+    Its value is  vector . final + constant  (the constant is the unembedding's own bias). `tokens`
+    are the ids whose logits it is made of: one, one less another, or (a direction) none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Output:
     vector: Float[Tensor, " d_model"]
     weight: float
     constant: float = 0.0
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,8 @@ def _outputs(target: Target, host: Host, run: Run) -> list[Output]:
         name = f"{host.token(plus)} minus {host.token(minus)}"
         one, other = _token(host, plus, position, 1.0), _token(host, minus, position, 1.0)
         constant = one.constant - other.constant
-        return [Output(name, -1, position, one.vector - other.vector, 1.0, constant)]
+        vector = one.vector - other.vector
+        return [Output(name, -1, position, vector, 1.0, constant, (plus, minus))]
     vector = torch.as_tensor(target.vector)
     if vector.shape != (host.d_model,) or not bool(torch.isfinite(vector).all()):
         raise ValueError(
@@ -189,7 +192,7 @@ def _token(host: Host, index: int, position: int, weight: float) -> Output:
     precision = torch.promote_types(matrix.dtype, torch.float32)
     vector = matrix[:, index].to(precision) - matrix.mean(1, dtype=precision)
     constant = 0.0 if bias is None else float(bias[index].double() - bias.double().mean())
-    return Output(host.token(index), index, position, vector, weight, constant)
+    return Output(host.token(index), index, position, vector, weight, constant, (index,))
 
 
 def _position(position: int, length: int) -> int:

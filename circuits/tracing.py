@@ -59,6 +59,8 @@ def trace(
     asked = {
         "prompt": prompt if isinstance(prompt, str) else model.host.text(run.ids),
         "budget": budget,
+        "outputs": [list(output.tokens) for output in explained.outputs],
+        **_predicted(model, run, explained),
     }
     return _assemble(model, run, local, explained, expansion, asked)
 
@@ -182,15 +184,22 @@ def _nodes(
     )
 
 
-def _settings(
-    model: ReplacementModel, run: Run, local: Local, expansion: Expansion
-) -> dict[str, Any]:
-    """What made the graph, for the file and the reader."""
-    likely = run.logits[-1].softmax(-1).topk(min(10, model.host.vocabulary))
+def _predicted(model: ReplacementModel, run: Run, explained: Explained) -> dict[str, Any]:
+    """The likely tokens after the position whose prediction is explained (else the last)."""
+    last = len(run.ids) - 1
+    position = explained.outputs[0].position if explained.outputs else last
+    likely = run.logits[position].softmax(-1).topk(min(10, model.host.vocabulary))
     predictions = [
         [model.host.token(i), i, float(p)]
         for p, i in zip(likely.values, likely.indices.tolist(), strict=True)
     ]
+    return {"predictions": predictions, "predicted_at": position}
+
+
+def _settings(
+    model: ReplacementModel, run: Run, local: Local, expansion: Expansion
+) -> dict[str, Any]:
+    """What made the graph, for the file and the reader."""
     packages = ("torch", "transformers", "transformer-lens")
     return {
         "model": model.host.name,
@@ -201,6 +210,5 @@ def _settings(
         "active": local.active,
         "expanded": len(expansion.expanded),
         "complete": len(expansion.expanded) == local.active,
-        "predictions": predictions,
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -1,8 +1,7 @@
 """Circuit: what is left after pruning. Frozen, small, and independent of the graph it came from."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +54,9 @@ class Circuit:
 
     def names(self) -> dict[int, str]:
         """Graph node number -> a name that survives tracing again."""
-        found: dict[int, str] = {}
-        seen: Counter[str] = Counter()
-        for row in rows(self.nodes):
-            text = name(row)
-            seen[text] += 1  # two directions may have been given one name
-            found[int(row.node)] = text if seen[text] == 1 else f"{text}#{seen[text]}"
-        return found
+        nodes = list(rows(self.nodes))
+        texts = unique(name(row) for row in nodes)  # two directions may have been given one name
+        return {int(row.node): text for row, text in zip(nodes, texts, strict=True)}
 
     def labels(self) -> dict[int, str]:
         """Graph node number -> a short text for people: its group's label, or its own."""
@@ -91,13 +86,12 @@ class Circuit:
         """The groups' names: each its label, and the position of its most influential member."""
         names = self.names()
         where = {names[int(r.node)]: (r.influence, r.position) for r in rows(self.nodes)}
-        seen: Counter[str] = Counter()
-        found = []
-        for group in self.groups:
-            text = f"concept:P{max(where[member] for member in group.members)[1]}:{group.label}"
-            seen[text] += 1
-            found.append(text if seen[text] == 1 else f"{text}#{seen[text]}")
-        return tuple(found)
+        return tuple(
+            unique(
+                f"concept:P{max(where[member] for member in group.members)[1]}:{group.label}"
+                for group in self.groups
+            )
+        )
 
     def grouped(self, by: str | Sequence[str] = "label") -> "Circuit":
         """Its features grouped by "label", "promotes" or "profile"; see `graphs.supernodes`."""
@@ -118,13 +112,13 @@ class Circuit:
         return split(self, label)
 
     def rename(self, old: str, new: str) -> "Circuit":
-        """The concepts of this label under another."""
+        """What bears this label under another; single features become groups of one."""
         from graphs.groups import renamed
 
         return renamed(self, old, new)
 
     def pin(self, label: str) -> "Circuit":
-        """The concepts of this label shown whatever a picture leaves out."""
+        """What bears this label shown whatever a picture leaves out."""
         from graphs.groups import pinned
 
         return pinned(self, label)
@@ -203,6 +197,21 @@ class Circuit:
         from graphs.plot import save_figure
 
         return save_figure(self, path)
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    """The texts, those that came before with the first number after them that is free."""
+    wanted = list(texts)
+    free, found = set(wanted), []
+    given: set[str] = set()
+    for text in wanted:
+        new, number = text, 1
+        while new in given or (number > 1 and new in free):
+            number += 1
+            new = f"{text}#{number}"
+        given.add(new)
+        found.append(new)
+    return found
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:

@@ -11,8 +11,10 @@ would blur which member passes on what it was given.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from graphs.flow import flow
 from graphs.groups import Group
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ class Concepts:
     """The merged view of a circuit.
 
     `nodes`, one row a concept: name, label, kind, position (of its most influential member),
-    layer and top (its lowest and highest layer), members (names), influence, weight, value, inner,
-    rest, method ("single" where nothing was grouped), cohesion, pinned. `edges`: source and target
-    (names), weight, share and direct as in `Circuit.edges`.
+    layer and top (its lowest and highest layer), members (names), influence, weight, value, rest
+    (sums), inner, through (the share of what is explained that runs through it in this circuit,
+    every path once), method ("single" where nothing was grouped), cohesion, pinned. `edges`: source
+    and target (names), weight, share and direct as in `Circuit.edges`.
     """
 
     nodes: pd.DataFrame
@@ -42,13 +45,14 @@ def concepts(circuit: "Circuit") -> Concepts:
         source=circuit.edges["source"].map(owner), target=circuit.edges["target"].map(owner)
     )
     # A concept reads what its members read, each as much as it matters.
-    reads = circuit.nodes["influence"] + circuit.nodes["weight"]
+    reads = circuit.nodes["influence"]  # of what is explained its weight is part
     by_node = dict(zip(circuit.nodes["node"], reads, strict=True))
     own = reads.groupby(circuit.nodes["node"].map(owner)).sum()
     table["direct"] *= circuit.edges["target"].map(by_node)
     within = table["source"] == table["target"]
     inner = table.loc[within].groupby("target")["weight"].sum()
     nodes["inner"] = nodes["name"].map(inner).fillna(0.0)
+    nodes["through"] = nodes["name"].map(_through(circuit, owner))
     edges = table.loc[~within].groupby(["source", "target"], sort=False, as_index=False)
     merged = edges[["weight", "share", "direct"]].sum()
     merged["direct"] /= merged["target"].map(own).astype(float)
@@ -76,3 +80,16 @@ def _nodes(circuit: "Circuit", names: dict[int, str], owner: dict[int, str]) -> 
         cohesion=[group.cohesion for group in own],
         pinned=[group.pinned for group in own],
     )
+
+
+def _through(circuit: "Circuit", owner: dict[int, str]) -> dict[str, float]:
+    """Of all that is explained, how much runs through each concept: members count a path once."""
+    found = flow(circuit)
+    weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
+    seeds = np.array([weight[node] for node in found.nodes])
+    names = np.array([owner[int(node)] for node in found.nodes], dtype=object)
+    share = dict(zip(names, found.backward(seeds), strict=True))
+    for name in circuit.group_names():
+        own = names == name
+        share[name] = found.begun_at(own).backward(seeds)[own].sum()
+    return {name: float(value) for name, value in share.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class Flow:
         keep = sparse.diags_array((~start).astype(float), format="csr")
         return Flow(self.nodes, self.layers, sparse.csr_array(keep @ self.direct))
 
+    def ended_at(self, ends: Bool[np.ndarray, " nodes"]) -> "Flow":
+        """The same flow with nothing running on from the ends: a path ends where it arrives."""
+        keep = sparse.diags_array((~ends).astype(float), format="csr")
+        return Flow(self.nodes, self.layers, sparse.csr_array(self.direct @ keep))
+
     def _steps(self) -> list[slice]:
         """One slice a layer, the lowest first."""
         starts = np.flatnonzero(np.diff(self.layers, prepend=self.layers[:1] - 1))
@@ -72,7 +77,26 @@ def flow(circuit: "Circuit") -> Flow:
 
 
 def ends(circuit: "Circuit", found: Flow, targets: list[int]) -> Float[np.ndarray, " nodes"]:
-    """What each of these targets counts: its share of the explanation, or one if it has none."""
-    weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
-    counts = {node: weight[node] if weight[node] > 0 else 1.0 for node in targets}
-    return np.array([counts.get(int(node), 0.0) for node in found.nodes])
+    """What each of these targets counts: its share of the explanation.
+
+    Where none of them is explained, each counts as much as it matters, all together one.
+    """
+    at = found.at(targets)
+    table = circuit.nodes.set_index("node").loc[found.nodes]
+    counts = np.where(at, table["weight"].to_numpy(), 0.0)
+    if counts.sum() > 0:
+        return counts
+    matter = np.where(at, table["influence"].to_numpy(), 0.0)
+    return matter / matter.sum() if matter.sum() > 0 else at / at.sum()
+
+
+def settled(
+    direct: sparse.csr_array, own: Int[np.ndarray, " own"], mass: Float[np.ndarray, " nodes"]
+) -> Float[np.ndarray, " nodes"]:
+    """What stands at some nodes once it has run on among them, over every way within."""
+    if len(own) < 2:
+        return mass
+    inner = direct[own][:, own].toarray()
+    out = np.zeros(len(mass))
+    out[own] = np.linalg.solve(np.eye(len(own)) - inner, mass[own])
+    return out

@@ -41,7 +41,8 @@ def joined(circuit: "Circuit", members: Iterable[str], label: str) -> "Circuit":
     """One group of these nodes, given by name or by label; they leave the groups they were in."""
     if not label.strip():
         raise ValueError("the group's label is empty; give it a name to be found by.")
-    named = [name for member in members for name in named_nodes(circuit, member)]
+    known = _by_text(circuit)
+    named = [name for member in members for name in _found(known, member)]
     chosen = tuple(dict.fromkeys(named))
     if not chosen:
         raise ValueError(f"the group {label!r} has no members; name at least one node.")
@@ -57,16 +58,18 @@ def split(circuit: "Circuit", label: str) -> "Circuit":
 
 
 def renamed(circuit: "Circuit", old: str, new: str) -> "Circuit":
-    """Those groups under another label, from now on as if made by hand."""
+    """What bears this label under another, from now on as if made by hand."""
     if not new.strip():
         raise ValueError("the group's new label is empty; give it a name to be found by.")
+    circuit = _singles_too(circuit, old)
     chosen = _labelled(circuit, old)
     changed = [replace(g, label=new, method=BY_HAND) if g in chosen else g for g in circuit.groups]
     return with_groups(circuit, changed)
 
 
 def pinned(circuit: "Circuit", label: str) -> "Circuit":
-    """Those groups pinned: shown whatever a picture leaves out."""
+    """What bears this label pinned: shown whatever a picture leaves out."""
+    circuit = _singles_too(circuit, label)
     chosen = _labelled(circuit, label)
     return with_groups(
         circuit, [replace(g, pinned=True) if g in chosen else g for g in circuit.groups]
@@ -108,10 +111,16 @@ def save_groups(circuit: "Circuit", path: str | os.PathLike[str]) -> Path:
 
 
 def load_groups(circuit: "Circuit", path: str | os.PathLike[str]) -> "Circuit":
-    """The circuit with the groups of a file; members that this circuit lacks are left out."""
-    known = set(circuit.names().values())
-    found = [_without(group, set(group.members) - known) for group in read_groups(path)]
-    return with_groups(circuit, [group for group in found if group.members])
+    """The circuit with a file's groups and no others; members that it lacks are left out."""
+    known, groups = set(circuit.names().values()), read_groups(path)
+    found = [_without(group, set(group.members) - known) for group in groups]
+    fitting = [group for group in found if group.members]
+    if groups and not fitting:
+        raise ValueError(
+            f"{path} has no group with a member in this circuit; it was made for another prompt, "
+            "or prune less."
+        )
+    return with_groups(circuit, fitting)
 
 
 def read_groups(path: str | os.PathLike[str]) -> list[Group]:
@@ -124,20 +133,35 @@ def read_groups(path: str | os.PathLike[str]) -> list[Group]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(whole, Mapping) or whole.get("format") != FORMAT:
         raise ValueError(f"{path} is not a file of groups; circuit.save_groups writes one.")
-    if whole.get("version") != VERSION:
+    if str(whole.get("version")) != VERSION:
         raise ValueError(
             f"{path} has format version {whole.get('version')} and this version reads {VERSION}."
         )
-    return [_group(entry, path) for entry in whole.get("groups", ())]
+    groups = whole.get("groups")
+    if not isinstance(groups, list):
+        raise ValueError(f"{path}: groups must be a list, not {groups!r}.")
+    return [_group(entry, path) for entry in groups]
 
 
 def named_nodes(circuit: "Circuit", wanted: str) -> list[str]:
     """The names of the nodes that a name or a label stands for."""
-    names, labels = circuit.names(), circuit.labels()
-    found = [name for node, name in names.items() if wanted in (name, labels[node])]
-    if not found:
-        raise ValueError(_unknown(wanted, {*names.values(), *labels.values()}))
+    return _found(_by_text(circuit), wanted)
+
+
+def _by_text(circuit: "Circuit") -> dict[str, list[str]]:
+    """Names and labels -> the names of the nodes that bear them."""
+    found: dict[str, list[str]] = {}
+    labels = circuit.labels()
+    for node, name in circuit.names().items():
+        for text in {name, labels[node]}:
+            found.setdefault(text, []).append(name)
     return found
+
+
+def _found(known: Mapping[str, list[str]], wanted: str) -> list[str]:
+    if wanted not in known:
+        raise ValueError(_unknown(wanted, known))
+    return known[wanted]
 
 
 def _group(entry: Any, path: Any) -> Group:
@@ -145,8 +169,19 @@ def _group(entry: Any, path: Any) -> Group:
     label = entry.get("label") if isinstance(entry, Mapping) else None
     if not isinstance(label, str) or not label.strip() or not isinstance(members, list):
         raise ValueError(f"{path}: a group needs a label and a list of members, not {entry!r}.")
-    method, held = str(entry.get("method", BY_HAND)), bool(entry.get("pinned", False))
-    return Group(label, tuple(map(str, members)), method, pinned=held)
+    held = entry.get("pinned", False)
+    if not isinstance(held, bool):
+        raise ValueError(f"{path}: pinned of {label!r} must be true or false, not {held!r}.")
+    return Group(label, tuple(map(str, members)), str(entry.get("method", BY_HAND)), pinned=held)
+
+
+def _singles_too(circuit: "Circuit", label: str) -> "Circuit":
+    """The circuit with a group of its own for each single feature of this label."""
+    labels, names = circuit.labels(), circuit.names()
+    taken = {member for group in circuit.groups for member in group.members}
+    features = circuit.nodes.loc[circuit.nodes["kind"] == "feature", "node"]
+    alone = [names[n] for n in features if labels[n] == label and names[n] not in taken]
+    return with_groups(circuit, [*circuit.groups, *(Group(label, (name,)) for name in alone)])
 
 
 def _labelled(circuit: "Circuit", label: str) -> list[Group]:

@@ -55,7 +55,11 @@ def concepts_to_networkx(circuit: Circuit) -> "nx.DiGraph":
 
 
 def from_networkx(graph: "nx.DiGraph") -> Circuit:
-    """The circuit that `to_networkx` made this of (also after a detour through GraphML)."""
+    """The circuit that `to_networkx` made this of, less the nodes and edges that were removed.
+
+    Also after a detour through GraphML, which cannot hold control characters in texts. What people
+    see (`label`, `concept`) is not read back: it follows from the rest.
+    """
     missing = [key for key in _JSON if key not in graph.graph]
     records = [dict(data) for _, data in graph.nodes(data=True)]
     if missing or any("node" not in record or "own_label" not in record for record in records):
@@ -71,14 +75,22 @@ def from_networkx(graph: "nx.DiGraph") -> Circuit:
         for s, t, d in graph.edges(data=True)
     ]
     table = pd.DataFrame(edges, columns=[*_EDGE, "place"]).sort_values("place", kind="stable")
+    if table.isna().any(axis=None):
+        raise ValueError("an edge of this DiGraph lacks its weight, share or direct share.")
+    kept = [_group(group, set(graph)) for group in groups]
     return Circuit(
         nodes,
         table[list(_EDGE)].astype({"source": np.int64, "target": np.int64}).reset_index(drop=True),
         Scores(**scores),
         settings,
-        tuple(Group(**{**group, "members": tuple(group["members"])}) for group in groups),
+        tuple(group for group in kept if group.members),
         evidence,
     )
+
+
+def _group(group: Mapping[str, Any], known: set[str]) -> Group:
+    """A group, without what was taken out of the DiGraph."""
+    return Group(**{**group, "members": tuple(m for m in group["members"] if m in known)})
 
 
 _EDGE = ("source", "target", "weight", "share", "direct")

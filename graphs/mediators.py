@@ -34,7 +34,7 @@ def mediators(circuit: Circuit, source: str, target: str) -> list[Mediator]:
     """
     start, end = find(circuit, source, "source"), find(circuit, target, "target")
     found = flow(circuit)
-    found = found.begun_at(found.at(start))
+    found = found.begun_at(found.at(start)).ended_at(found.at(end))
     begun, seeds = found.at(start).astype(float), ends(circuit, found, end)
     passed, worth = found.forward(begun), found.backward(seeds)
     whole = float(begun @ worth)

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from graphs.circuit import Circuit
-from graphs.flow import Flow, ends, flow
+from graphs.circuit import Circuit, label, rows
+from graphs.flow import Flow, ends, flow, settled
 
 OPENED = 5000
 
@@ -55,7 +55,7 @@ def strongest(circuit: Circuit, source: str | None, target: str | None, top: int
     if top < 1:
         raise ValueError(f"top={top} must be at least 1.")
     starts = find(circuit, source, "source") if source else _where(circuit, "token")
-    finish = find(circuit, target, "target") if target else _explained(circuit)
+    finish = find(circuit, target, "target") if target else None
     steps = _Steps(circuit, starts, finish)
     whole = None if steps.single else steps.best(top)
     return [steps.path(*found) for found in whole or steps.likely(top)]
@@ -64,13 +64,15 @@ def strongest(circuit: Circuit, source: str | None, target: str | None, top: int
 class _Steps:
     """A circuit's nodes as steps, and what paths over them bring."""
 
-    def __init__(self, circuit: Circuit, starts: list[int], finish: list[int]) -> None:
+    def __init__(self, circuit: Circuit, starts: list[int], finish: list[int] | None) -> None:
         found = flow(circuit)
         self.start = found.at(starts)
         self.flow = found.begun_at(self.start)
-        self.seeds = ends(circuit, found, finish)
+        if finish is not None:
+            self.flow = self.flow.ended_at(found.at(finish))
+        self.seeds = ends(circuit, found, _explained(circuit) if finish is None else finish)
         self.names, self.labels = circuit.names(), circuit.labels()
-        texts = [self.labels[int(node)] for node in found.nodes]
+        texts = _step_texts(circuit, [int(node) for node in found.nodes], self.labels)
         number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         self.step = np.array([number[text] for text in texts])  # of each node
         self.columns = sparse.csc_array(self.flow.direct)
@@ -119,13 +121,7 @@ class _Steps:
 
     def _inside(self, step: int, mass: np.ndarray, direct: sparse.csr_array) -> np.ndarray:
         """What stands at the nodes of a step after running on within it."""
-        own = np.flatnonzero(self.step == step)
-        if len(own) == 1:
-            return mass
-        inner = direct[own][:, own].toarray()
-        out = np.zeros(len(mass))
-        out[own] = np.linalg.solve(np.eye(len(own)) - inner, mass[own])
-        return out
+        return settled(direct, np.flatnonzero(self.step == step), mass)
 
     def likely(self, top: int) -> list[tuple[float, tuple[int, ...]]]:
         """The steps of the strongest paths of nodes, with the whole share of each."""
@@ -162,6 +158,16 @@ class _Steps:
         for step in reversed(steps[place:-1]):
             worth = self._inside(step, np.where(self.step == step, down @ worth, 0), down)
         return (before > 0) & (worth > 0)
+
+
+def _step_texts(circuit: Circuit, nodes: list[int], labels: dict[int, str]) -> list[str]:
+    """What tells steps apart: the labels, but a word of the prompt is never one with an output."""
+    kind = dict(zip(circuit.nodes["node"], circuit.nodes["kind"], strict=True))
+    words = {labels[node] for node in nodes if kind[node] == "token"}
+    return [
+        f"output\0{labels[n]}" if kind[n] == "logit" and labels[n] in words else labels[n]
+        for n in nodes
+    ]
 
 
 def _signs(circuit: Circuit, found: Flow) -> sparse.csr_array:
@@ -206,11 +212,14 @@ def _best_of_nodes(
 def find(circuit: Circuit, wanted: str, role: str) -> list[int]:
     """Nodes by name or label; as a source tokens come before others, as a target outputs do."""
     names, labels = circuit.names(), circuit.labels()
+    own = {int(row.node): label(row) for row in rows(circuit.nodes)}  # a word in a group has it too
     exact = [n for n in names if wanted in (names[n], labels[n])]
+    exact = exact or [n for n in names if wanted == own[n]]
     first = _where(circuit, {"source": "token", "target": "logit"}[role])
     if exact:
         return [n for n in exact if n in set(first)] or exact
-    near = difflib.get_close_matches(wanted, [*labels.values(), *names.values()], n=3, cutoff=0.5)
+    known = sorted({*labels.values(), *names.values()})
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     hint = f"the nearest are {', '.join(map(repr, near))}." if near else "see circuit.nodes."
     raise ValueError(f"{role}={wanted!r} names no node of this circuit; {hint}")
 

@@ -60,8 +60,10 @@ def save(graph: AttributionGraph, path: str | os.PathLike[str]) -> None:
         "kind": json.dumps(graph.nodes["kind"].tolist()),
         "token": json.dumps(graph.nodes["token"].tolist()),
         "label": json.dumps(graph.nodes["label"].tolist()),
-        "evidence": json.dumps(dict(graph.evidence)),
     }
+    # Not in the header, which may not grow beyond 100 MB.
+    evidence = json.dumps(dict(graph.evidence)).encode()
+    tensors["evidence"] = np.frombuffer(evidence, dtype=np.uint8)
     with whole_file(path, "wb") as file:
         file.write(to_bytes(tensors, metadata))
 
@@ -100,7 +102,7 @@ def _parts(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str
     )
     rows = {name: tensors[name] for name in _ROWS}
     settings = json.loads(metadata["settings"])
-    evidence = json.loads(metadata.get("evidence", "{}"))
+    evidence = json.loads(bytes(tensors["evidence"])) if "evidence" in tensors else {}
     graph = {"nodes": nodes, "edges": _edges(tensors), "settings": settings, "evidence": evidence}
     return {**graph, **rows}
 

@@ -2,68 +2,92 @@
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
+from jaxtyping import Float
 from rich.markup import escape
 from rich.tree import Tree
+from scipy import sparse
+
+from graphs.flow import flow, settled
 
 if TYPE_CHECKING:
     from graphs.circuit import Circuit
 
-LEAST, MOST = 0.01, 6  # share of the influence that a branch must carry, and branches at most
+LEAST, MOST = 0.01, 6  # share of the influence that a branch carries, and branches at most
+ALWAYS, DEPTH = 2, 3  # branches that are shown however weak, down to this depth
 
 
 def tree(circuit: "Circuit") -> Tree:
     """Outputs, strongest first; under each what it reads, down to the words of the prompt.
 
-    The share beside a branch is that of all influence which runs over it; a minus says that it
-    works against what it feeds. Branches that carry less than a hundredth are left out.
+    The share beside a branch is that of all influence which runs over it, from the word or concept
+    there to the output by exactly these steps; a minus says that it works against what it feeds.
+    Branches that carry less than a hundredth are left out, but for the strongest two.
     """
-    view = circuit.concepts()
-    about = view.nodes.set_index("name").to_dict("index")
-    feeds = {name: part for name, part in view.edges.groupby("target", sort=False)}
-    words = [str(token).strip() for token in circuit.settings.get("tokens", [])]
+    grower = _Grower(circuit)
     root = Tree(escape(str(circuit.settings.get("prompt", ""))), guide_style="dim")
-    outputs = view.nodes.loc[view.nodes["weight"] > 0].sort_values("weight", ascending=False)
-    for row in outputs.itertuples():
-        branch = root.add(f"[bold]{escape(str(row.label))}[/]")
-        _grow(branch, str(row.name), float(row.weight), feeds, about, words, (str(row.name),))
+    outputs = [(about["weight"], name) for name, about in grower.about.items()]
+    for weight, name in sorted(outputs, key=lambda output: -output[0]):
+        if weight > 0:
+            branch = root.add(f"[bold]{escape(grower.about[name]['label'])}[/]")
+            grower.grow(branch, grower.seeds(name), (name,))
     return root
 
 
-def _grow(
-    branch: Tree,
-    target: str,
-    share: float,
-    feeds: dict[Any, pd.DataFrame],
-    about: dict[Any, dict[str, Any]],
-    words: list[str],
-    above: tuple[str, ...],
-) -> None:
-    """Add what feeds a concept, the strongest first, and what feeds that."""
-    if target not in feeds:
-        return
-    strongest = feeds[target].nlargest(MOST, "direct")
-    columns = (strongest[name] for name in ("source", "direct", "weight"))
-    for source, direct, weight in zip(*columns, strict=True):
-        carried = share * direct
-        if carried < LEAST or source in above:
-            continue
-        sign = "[green]+[/]" if weight > 0 else "[red]-[/]"
-        text = f"{sign} {carried:.1%} {_described(about[source], words)}"
-        grown = branch.add(text)
-        _grow(grown, source, carried, feeds, about, words, (*above, source))
+class _Grower:
+    """A circuit's nodes in concepts, and what flows down from each to those that feed it."""
+
+    def __init__(self, circuit: "Circuit") -> None:
+        view, owner = circuit.concepts(), circuit.concept_of()
+        self.about: dict[str, dict[str, Any]] = view.nodes.set_index("name").to_dict("index")
+        pairs = view.edges.set_index(["source", "target"])["weight"]
+        self.sign: dict[tuple[str, str], float] = pairs.to_dict()
+        self.words = [str(token).strip() for token in circuit.settings.get("tokens", [])]
+        found = flow(circuit)
+        names = [owner[int(node)] for node in found.nodes]
+        self.names = list(dict.fromkeys(names))
+        self.of = np.array([self.names.index(name) for name in names])  # of each node
+        self.down = sparse.csr_array(found.direct.T)
+        weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
+        self.weight = np.array([weight[node] for node in found.nodes])
+
+    def seeds(self, name: str) -> Float[np.ndarray, " nodes"]:
+        """What an output starts with: its share of the explanation."""
+        return np.where(self.of == self.names.index(name), self.weight, 0.0)
+
+    def grow(
+        self, branch: Tree, arrived: Float[np.ndarray, " nodes"], above: tuple[str, ...]
+    ) -> None:
+        """Add what feeds the last of `above`, the strongest first, and what feeds that."""
+        own = self.of == self.names.index(above[-1])
+        reached = self.down @ settled(self.down, np.flatnonzero(own), arrived)
+        reached[own] = 0
+        carried = np.bincount(self.of, reached, minlength=len(self.names))
+        for rank, number in enumerate(np.argsort(-carried, kind="stable")[:MOST].tolist()):
+            name, share = self.names[number], float(carried[number])
+            always = rank < ALWAYS and len(above) < DEPTH
+            if share <= 0 or (share < LEAST and not always) or name in above:
+                continue
+            sign = "[green]+[/]" if self.sign[name, above[-1]] > 0 else "[red]-[/]"
+            text = f"{sign} {_percent(share)} {self._described(name)}"
+            here = np.where(self.of == number, reached, 0.0)
+            self.grow(branch.add(text), here, (*above, name))
+
+    def _described(self, name: str) -> str:
+        """A concept in one line: its label, and where it is if that is not said already."""
+        concept = self.about[name]
+        label = escape(concept["label"])
+        if concept["kind"] == "token":
+            return f"[cyan]{label}[/]"
+        if concept["kind"] != "feature":
+            return f"[dim]{label}[/]"
+        place = concept["position"]
+        word = self.words[place] if 0 <= place < len(self.words) else str(place)
+        low, top, count = concept["layer"], concept["top"], len(concept["members"])
+        layers = f"layer {low}" if low == top else f"layers {low}-{top}"
+        many = f", {count} features" if count > 1 else ""
+        return f"[bold]{label}[/] [dim]at {escape(word)}, {layers}{many}[/]"
 
 
-def _described(concept: dict[str, Any], words: list[str]) -> str:
-    """A concept in one line: its label, and where it is if that is not said already."""
-    label = escape(concept["label"])
-    if concept["kind"] == "token":
-        return f"[cyan]{label}[/]"
-    if concept["kind"] != "feature":
-        return f"[dim]{label}[/]"
-    place = concept["position"]
-    word = words[place] if 0 <= place < len(words) else str(place)
-    low, top, count = concept["layer"], concept["top"], len(concept["members"])
-    layers = f"layer {low}" if low == top else f"layers {low}-{top}"
-    many = f", {count} features" if count > 1 else ""
-    return f"[bold]{label}[/] [dim]at {escape(word)}, {layers}{many}[/]"
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{share:.1g}"

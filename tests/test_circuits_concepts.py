@@ -71,6 +71,15 @@ def test_the_command_ends_with_the_strongest_path(monkeypatch, capsys):
     assert "joined by capital → Austin" in last
 
 
+def test_predictions_are_those_of_the_position_that_is_explained():
+    model = replacement.load("atlas", "per-layer")
+    inside = circuits.trace(model, PROMPT, circuits.Token("Austin", position=3))
+    chances = model.run(PROMPT).logits[3].softmax(-1)
+    assert inside.settings["predicted_at"] == 3
+    for text, index, p in inside.settings["predictions"]:
+        assert model.host.token(index) == text and p == pytest.approx(float(chances[index]))
+
+
 def test_your_own_labels_and_groups_win(tmp_path, monkeypatch, capsys):
     (tmp_path / "labels.json").write_text('{"L2/F472": "Lone Star", "L1/F418": "Lone Star"}')
     arguments = ("trace", PROMPT, "--labels", tmp_path / "labels.json", "--json")

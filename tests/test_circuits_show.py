@@ -59,4 +59,7 @@ def test_mistakes_end_with_one_line_and_status_2(saved, tmp_path, monkeypatch, c
     ):
         status, _, said = run(monkeypatch, capsys, "show", *arguments)
         assert status == 2 and match in said and len(said.strip().splitlines()) == 1
+    (tmp_path / "far.csv").write_text("layer,feature,label\n99,1,x\n")
+    status, _, said = run(monkeypatch, capsys, "show", saved, "--labels", tmp_path / "far.csv")
+    assert status == 2 and "no label of a feature in this graph" in said
     assert not (tmp_path / "a.jpg").exists()

@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
+from itertools import pairwise
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphs
+from graphs.scores import graph_scores
 from graphs.supernodes import ALIKE, profiles
 
 
@@ -71,12 +74,39 @@ def test_the_rest_is_what_pruning_and_the_bias_took():
     assert circuit.nodes["rest"].abs().max() > 0.1
 
 
-def test_scores_do_not_depend_on_the_groups():
-    circuit = labelled().prune()
+def test_scores_of_a_grouped_circuit_are_those_of_its_nodes():
+    """Recomputed from the rows of the graph, with what the circuit kept."""
+    g = labelled()
+    circuit = g.prune()
     assert circuit.groups
-    for other in (circuit.grouped("profile"), circuit.group(features(circuit)[:3], "three")):
-        assert other.scores() == circuit.scores()
+    kept = np.zeros(len(g.nodes), dtype=bool)
+    kept[circuit.nodes["node"]] = True
+    expected = graph_scores(g, kept)
+    for other in (circuit, circuit.grouped("profile"), circuit.group(features(circuit)[:3], "x")):
+        assert other.scores() == expected
         assert other.nodes.equals(circuit.nodes) and other.edges.equals(circuit.edges)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_what_runs_through_a_concept_counts_every_path_once(seed, labels):
+    g = graph(seed)
+    circuit = concepts(g.prune(0.95, 0.99), seed, labels)
+    view = circuit.concepts().nodes.set_index("name")
+    found = circuit.to_networkx()
+    weight = dict(zip(circuit.names().values(), circuit.nodes["weight"], strict=True))
+    for _, row in view.iterrows():
+        members = set(row["members"])
+        total = 0.0
+        for member in members:
+            for end in (n for n, w in weight.items() if w > 0):
+                if member == end:
+                    total += weight[end]
+                    continue
+                for path in nx.all_simple_paths(found, member, end):
+                    if not members & set(path[1:]):  # counted where it first comes down to it
+                        share = np.prod([found.edges[e]["direct"] for e in pairwise(path)])
+                        total += share * weight[end]
+        assert row["through"] == pytest.approx(total, abs=1e-6) and total <= 1 + 1e-6
 
 
 def test_pruning_groups_features_of_one_label_at_one_position():
@@ -153,6 +183,23 @@ def test_groups_by_hand():
     assert set(whole.groups[-1].members) == {a, b, c}
 
 
+def test_pinning_and_renaming_take_single_features_too():
+    circuit = labelled(labels=("Texas", "", "capital", "", "")).prune(1.0, 1.0)
+    alone = next(label for label in circuit.labels().values() if label.startswith("L"))
+    assert [g.label for g in circuit.pin(alone).groups if g.pinned] == [alone]
+    renamed = circuit.rename("Texas", "X").labels()
+    texas = [node for node, label in circuit.labels().items() if label == "Texas"]
+    assert {renamed[node] for node in texas} == {"X"} and "Texas" not in renamed.values()
+
+
+def test_groups_of_one_label_have_names_of_their_own():
+    circuit = graph(5, positions=1).prune(1.0, 1.0)
+    a, b, c = features(circuit)[:3]
+    made = circuit.group([a], "T").group([b], "T").group([c], "T#2")
+    assert len(set(made.group_names())) == 3
+    assert len(made.concepts().nodes) == len(circuit.concepts().nodes)
+
+
 def test_mistakes_in_groups_are_named():
     circuit = labelled().prune(1.0, 1.0)
     name = features(circuit)[0]
@@ -178,11 +225,14 @@ def test_groups_survive_a_file_and_a_new_trace(tmp_path_factory, seed, labels):
     circuit.save_groups(path)
     again = graph(seed, features=5).prune(1.0, 1.0).load_groups(path)
     assert again.groups == circuit.groups
-    smaller = graph(seed, features=5).prune(0.5, 0.5).load_groups(path)
+    smaller = graph(seed, features=5).prune(0.5, 0.5)
     known = set(smaller.names().values())
-    assert [g.members for g in smaller.groups] == [
-        kept for g in circuit.groups if (kept := tuple(m for m in g.members if m in known))
-    ]
+    fitting = [kept for g in circuit.groups if (kept := tuple(m for m in g.members if m in known))]
+    if circuit.groups and not fitting:
+        with pytest.raises(ValueError, match="made for another prompt"):
+            smaller.load_groups(path)
+    else:
+        assert [g.members for g in smaller.load_groups(path).groups] == fitting
 
 
 def test_a_file_of_groups_that_is_none_is_refused(tmp_path):
@@ -193,6 +243,11 @@ def test_a_file_of_groups_that_is_none_is_refused(tmp_path):
         ("[]", "is not a file of groups"),
         (json.dumps({**good, "version": "7"}), "version 7"),
         (json.dumps({**good, "groups": [{"label": "x"}]}), "needs a label and a list"),
+        (json.dumps({**good, "groups": None}), "groups must be a list, not None"),
+        (
+            json.dumps({**good, "groups": [{"label": "x", "members": ["a"], "pinned": "no"}]}),
+            "pinned of 'x' must be true or false",
+        ),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=match):

@@ -78,3 +78,16 @@ def test_other_digraphs_are_refused():
     for other in (nx.DiGraph(), nx.path_graph(3, nx.DiGraph), circuit.to_networkx(concepts=True)):
         with pytest.raises(ValueError, match=r"does not come from Circuit\.to_networkx"):
             graphs.from_networkx(other)
+
+
+def test_what_was_taken_out_of_the_digraph_is_gone_from_the_groups_too():
+    circuit = case(1, 2)
+    found = circuit.to_networkx()
+    member = circuit.groups[0].members[0]
+    found.remove_node(member)
+    back = graphs.from_networkx(found)
+    assert member not in [m for g in back.groups for m in g.members]
+    assert len(back.concepts().nodes) and len(back.nodes) == len(circuit.nodes) - 1
+    found.add_edge(*list(found)[:2])
+    with pytest.raises(ValueError, match="lacks its weight"):
+        graphs.from_networkx(found)

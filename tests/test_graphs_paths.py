@@ -126,3 +126,44 @@ def test_an_unknown_name_is_met_with_the_nearest():
         circuit.paths(target="out00")
     with pytest.raises(ValueError, match="top=0"):
         circuit.paths(top=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_to_a_concept_end_where_they_arrive(seed):
+    """Nothing is counted again that runs on within the concept, so shares stay below one."""
+    g = graph(seed, layers=3)
+    circuit = concepts(g.prune(1.0, 1.0), seed, 2)
+    goal = {n for n, text in circuit.labels().items() if text == "concept 0"}
+    names = circuit.names()
+    if not goal:
+        return
+    found = circuit.to_networkx()
+    influence = circuit.nodes.set_index("node")["influence"]
+    whole = sum(influence[n] for n in goal)
+    total = 0.0
+    for start in (n for n in found if n.startswith("token")):
+        for end in goal:
+            for path in nx.all_simple_paths(found, start, names[end]):
+                if not {names[n] for n in goal} & set(path[:-1]):
+                    share = np.prod([found.edges[e]["direct"] for e in pairwise(path)])
+                    total += share * influence[end] / whole
+    got = circuit.paths(target="concept 0", top=10_000)
+    assert sum(p.share for p in got) == pytest.approx(total, rel=1e-5) and total <= 1 + 1e-6
+
+
+def test_a_word_that_is_predicted_again_is_not_its_own_output():
+    g = graph(1, tokens=[" Dallas", " out0"])
+    circuit = g.prune(1.0, 1.0)
+    everything = every_path(g, circuit)
+    direct = [p for p in circuit.paths(top=10_000) if p.labels == ("out0", "out0")]
+    wanted = everything.get(("token:P1", "logit:P1:F7"))
+    assert (wanted is None) == (not direct)
+    assert wanted is not None and direct[0].share == pytest.approx(wanted[0], rel=1e-5)
+
+
+def test_a_word_in_a_group_is_found_by_its_own_text():
+    circuit = graph(1, tokens=[" Dallas", " Texas"]).prune(1.0, 1.0)
+    grouped = circuit.group(["Dallas", "Texas"], "the words")
+    assert [p.share for p in grouped.paths(source="Texas", top=1)] == pytest.approx(
+        [p.share for p in circuit.paths(source="Texas", top=1)]
+    )
