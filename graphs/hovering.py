@@ -24,7 +24,7 @@ def hover_texts(view: View, circuit: Circuit) -> list[str]:
     found = []
     for number, node in enumerate(rows(view.nodes)):
         lines = [f"<b>{_line(node.label)}</b>", _line(where(node, circuit))]
-        lines.append(f"{percent(node.influence)} of the influence passes here")
+        lines.append(_line(f"{percent(node.through)} of the influence runs through it"))
         lines += [_line(text) for text in _known(node, table, circuit)]
         lines += _neighbours("fed by", fed.get(number, ()), labels)
         lines += _neighbours("feeds", feeds.get(number, ()), labels)
@@ -34,16 +34,25 @@ def hover_texts(view: View, circuit: Circuit) -> list[str]:
 
 def where(node: Any, circuit: Circuit) -> str:
     """What kind of thing this is, and where it stands."""
-    word = place_text(circuit, node.position)
-    at = f" at {word}" if word else ""
+    at = _at(node.positions, circuit)
     layers = f"layer {node.low}" if node.low == node.top else f"layers {node.low} to {node.top}"
     if node.role == "word":
-        return f"word {node.position + 1} of the prompt"
-    if node.role == "output":
-        return f"output{at}"
+        several = len(node.positions) > 1
+        which = f"{len(node.positions)} words" if several else f"word {node.positions[0] + 1}"
+        return f"{which} of the prompt"
     count = len(node.members)
-    kind = {"rest": "error"}.get(node.role, "feature")
+    if node.role == "output":
+        return f"{count} outputs{at}" if count > 1 else f"output{at}"
+    kind = "feature" if node.role != "rest" else "error" if node.positions else "remainder"
     return f"{count} {kind}s, {layers}{at}" if count > 1 else f"{kind}, {layers}{at}"
+
+
+def _at(positions: list[int], circuit: Circuit) -> str:
+    """The word that a thing stands at, or how many."""
+    if len(positions) > 1:
+        return f" at {len(positions)} words"
+    word = place_text(circuit, positions[0]) if positions else ""
+    return f" at {word}" if word else ""
 
 
 def _known(node: Any, table: list[Any], circuit: Circuit) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphs.circuit import Circuit, rows
 from graphs.store import whole_file
+from graphs.views import chances
 
 
 def write_neuronpedia(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
@@ -21,9 +22,12 @@ def write_neuronpedia(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
 def neuronpedia(circuit: Circuit) -> dict[str, Any]:
     """The circuit in Neuronpedia's schema, its groups as supernodes."""
     settings = circuit.settings
-    chances = {index: p for _, index, p in settings.get("predictions", [])}
+    likely = chances(circuit)
     layers, ids = settings.get("n_layers", 0), settings.get("token_ids", [])
-    named = {int(row.node): _node(row, layers, ids, chances) for row in rows(circuit.nodes)}
+    named = {
+        int(row.node): _node(row, layers, ids, likely.get(int(row.node)))
+        for row in rows(circuit.nodes)
+    }
     links = [
         {"source": named[int(s)]["node_id"], "target": named[int(t)]["node_id"], "weight": float(w)}
         for s, t, w in circuit.edges[["source", "target", "weight"]].itertuples(index=False)
@@ -70,7 +74,7 @@ def _pinned(circuit: Circuit, by_name: dict[str, str], grouped: list[list[str]])
     return list(dict.fromkeys([*strongest, *(member for _, *ids in grouped for member in ids)]))
 
 
-def _node(row: Any, n_layers: int, ids: list[int], chances: dict[int, float]) -> dict[str, Any]:
+def _node(row: Any, n_layers: int, ids: list[int], chance: float | None) -> dict[str, Any]:
     vocabulary_id = ids[row.position] if row.kind == "token" and ids else row.feature
     if row.kind == "logit" and row.feature < 0:
         vocabulary_id = row.node  # a direction has no id of its own
@@ -83,7 +87,7 @@ def _node(row: Any, n_layers: int, ids: list[int], chances: dict[int, float]) ->
         "bias": ("bias", "E", "bias"),
     }
     feature_type, layer, stem = kinds[row.kind]
-    chance = float(chances.get(row.feature, 0.0)) if row.kind == "logit" else 0.0
+    likely = "" if chance is None else f" (p={chance:.3f})"
     # Cantor's pairing of layer and feature: one number per feature of the host.
     pair = (row.layer + row.feature) * (row.layer + row.feature + 1) // 2 + row.feature
     number = {"feature": pair, "token": row.position, "logit": row.feature}.get(row.kind, -1)
@@ -94,12 +98,12 @@ def _node(row: Any, n_layers: int, ids: list[int], chances: dict[int, float]) ->
         "layer": layer,
         "ctx_idx": max(int(row.position), 0),
         "feature_type": feature_type,
-        "token_prob": chance,
+        "token_prob": chance or 0.0,
         "is_target_logit": row.kind == "logit" and row.weight > 0,
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": f"{stem}-0",
-        "clerp": f'Output "{row.token}" (p={chance:.3f})' if row.kind == "logit" else row.label,
+        "clerp": f'Output "{row.token}"{likely}' if row.kind == "logit" else row.label,
         "influence": float(row.influence),
         "activation": float(row.activation) if active else None,
     }

@@ -22,7 +22,7 @@ from graphs.drawing import Drawing, Trace, draw
 from graphs.graph import feature_key
 from graphs.plot import DARK, LIGHT, STYLES, UPRIGHT, plotly_layout, plotly_trace
 from graphs.store import whole_file
-from graphs.views import View, about, concept_view, feature_view, strongest_path
+from graphs.views import View, about, chances, concept_view, feature_view, strongest_path
 
 WIDE, NARROW = 860.0, 480.0  # pixels for the picture: on a desk, and on a phone
 ON_A_PHONE = 400  # a larger view has one picture only, to be moved about
@@ -73,8 +73,9 @@ def _view(view: View, circuit: Circuit) -> dict[str, Any]:
     nodes = view.nodes
     table = list(rows(circuit.nodes))
     only = [table[each[0]] if len(each) == 1 else None for each in nodes["members"]]
-    columns = ("name", "label", "role", "position", "low", "top", "influence", "members", "step")
-    columns = (*columns, "method", "cohesion", "pinned")
+    columns = ("name", "label", "role", "positions", "low", "top", "influence", "through")
+    columns = (*columns, "members", "step", "method", "cohesion", "pinned")
+    likely = chances(circuit)
     feature = [row if row is not None and row.kind == "feature" else None for row in only]
     widths = {"wide": WIDE} | ({"narrow": NARROW} if len(nodes) <= ON_A_PHONE else {})
     return {
@@ -82,7 +83,7 @@ def _view(view: View, circuit: Circuit) -> dict[str, Any]:
             **{key: _plain(nodes[key]) for key in columns},
             "key": [row and feature_key(row.layer, row.feature) for row in feature],
             "activation": [row and _number(row.activation) for row in feature],
-            "chance": [_chance(row, circuit) for row in only],
+            "chance": [row and likely.get(row.node) for row in only],
         },
         "edges": {
             key: _plain(view.edges[key])
@@ -131,15 +132,6 @@ def _number(value: float | int) -> float | int | None:
         return None
     short = float(f"{value:.{DIGITS}g}")
     return int(short) if short.is_integer() else short
-
-
-def _chance(row: Any, circuit: Circuit) -> float | None:
-    """How likely the model finds an output."""
-    if row is None or row.kind != "logit":
-        return None
-    return next(
-        (p for _, n, p in circuit.settings.get("predictions", []) if n == row.feature), None
-    )
 
 
 def _all_evidence(circuit: Circuit) -> dict[str, Any]:

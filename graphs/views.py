@@ -4,6 +4,7 @@ A view has one row a box and one row an edge, and says which lie on the stronges
 remainders, which no feature explains, are merged for each word among the concepts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from graphs.circuit import Circuit, rows
 from graphs.circuit import label as node_label
+from graphs.flow import flow
 from graphs.graph import feature_key
 from graphs.groups import Group
 
@@ -29,7 +31,8 @@ class View:
     """Boxes and edges of a picture.
 
     `nodes` has name, label, text (in the box), role (word, feature, output, rest), layer (where it
-    is drawn), low and top (layers of its members), position, influence, members (rows of the
+    is drawn), low and top (layers of its members), position, positions (of all its members),
+    influence, through (the share of what is explained that runs through it), members (rows of the
     circuit's node table), method, cohesion, pinned and step (on the strongest path, else -1).
     `edges` has source and target (rows of `nodes`), weight, share, direct and path.
     """
@@ -58,6 +61,7 @@ def feature_view(circuit: Circuit, path: "Path | None") -> View:
         label=[node_label(row) for row in rows(circuit.nodes)],
         low=circuit.nodes["layer"],
         top=circuit.nodes["layer"],
+        through=circuit.nodes["node"].map(_through(circuit)),
         members=[(number,) for number in range(len(names))],
         method="single",
         cohesion=1.0,
@@ -79,13 +83,32 @@ def place_text(circuit: Circuit, position: int) -> str:
     return str(tokens[position]).strip() if 0 <= position < len(tokens) else ""
 
 
+def chances(circuit: Circuit) -> dict[int, float]:
+    """Graph node number -> how likely the model finds that output, where this is known.
+
+    Known are the likely tokens after one position; the same token after another is another matter.
+    """
+    likely = {index: float(p) for _, index, p in circuit.settings.get("predictions", [])}
+    at = circuit.settings.get("predicted_at", len(circuit.settings.get("tokens", [])) - 1)
+    outputs = circuit.nodes.loc[
+        (circuit.nodes["kind"] == "logit") & (circuit.nodes["feature"] >= 0)
+    ]
+    return {
+        int(row.node): likely[row.feature]
+        for row in rows(outputs)
+        if row.position == at and row.feature in likely
+    }
+
+
 def _view(circuit: Circuit, nodes: pd.DataFrame, edges: pd.DataFrame, path: "Path | None") -> View:
     """A view of these nodes, with what is drawn of them; edges name their ends."""
+    position = circuit.nodes["position"].to_numpy()
     steps = {n: place for place, names in enumerate(path.nodes if path else ()) for n in names}
     step = [steps.get(name, -1) for name in circuit.names().values()]
     nodes = nodes.reset_index(drop=True).assign(
         role=[ROLES.get(kind, "feature") for kind in nodes["kind"]],
         step=[max(step[m] for m in each) for each in nodes["members"]],
+        positions=[sorted({int(position[m]) for m in each} - {-1}) for each in nodes["members"]],
         text=_texts(circuit, nodes["label"], nodes["members"]),
     )
     row = {text: number for number, text in enumerate(nodes["name"])}
@@ -98,6 +121,14 @@ def _view(circuit: Circuit, nodes: pd.DataFrame, edges: pd.DataFrame, path: "Pat
         strongest = edges["share"].rank(method="first", ascending=False) <= MOST_EDGES
         edges = edges.loc[strongest | edges["path"]].reset_index(drop=True)
     return View(nodes, edges, path)
+
+
+def _through(circuit: Circuit) -> dict[int, float]:
+    """Graph node number -> the share of what is explained that runs through it."""
+    found = flow(circuit)
+    weight = circuit.nodes.set_index("node")["weight"].clip(lower=0).loc[found.nodes]
+    worth = found.backward(weight.to_numpy(dtype=float))
+    return dict(zip(found.nodes.tolist(), worth.tolist(), strict=True))
 
 
 def _middle(circuit: Circuit, members: tuple[int, ...]) -> int:
@@ -113,14 +144,14 @@ def _middle(circuit: Circuit, members: tuple[int, ...]) -> int:
 def _texts(circuit: Circuit, labels: pd.Series, members: pd.Series) -> list[str]:
     """What is written in each box: the place is seen, so a feature's own number is enough."""
     table = list(rows(circuit.nodes))
-    chances = {index: p for _, index, p in circuit.settings.get("predictions", [])}
+    likely = chances(circuit)
     texts = []
     for label, each in zip(labels, members, strict=True):
         row = table[each[0]]
         if len(each) == 1 and row.kind == "feature" and label == node_label(row):
             label = row.label or feature_key(row.layer, row.feature)
-        if row.kind == "logit" and row.feature in chances:
-            label = f"{label} {percent(chances[row.feature])}"
+        if len(each) == 1 and row.node in likely:
+            label = f"{label} {percent(likely[row.node])}"
         texts.append(label)
     return texts
 
@@ -162,5 +193,18 @@ def about(circuit: Circuit) -> dict[str, Any]:
         "source": " · ".join(origin),
         "scores": f"{whole} of the influence on the outputs runs from words through features, end "
         f"to end (replacement); {read} of all that is read directly comes from the features and "
-        "words shown (completeness). The rest comes from what no feature explains or was pruned.",
+        "words shown (completeness). The rest comes from what no feature explains or was pruned."
+        + _validated(settings.get("validation", {})),
     }
+
+
+def _validated(found: Mapping[str, Any]) -> str:
+    """What interventions made of the graph's predictions, where `circuits.validate` has run."""
+    free = found.get("agreement", {}).get("free", {})
+    if free.get("spearman") is None or free.get("sign") is None:
+        return " Not validated yet: `circuits validate` pushes the model and looks."
+    return (
+        f" Validated on the model: of {free['count']} effects of ablating its concepts, with all "
+        f"else recomputed, {percent(free['sign'])} go the way that it predicts, and their order "
+        f"agrees by a rank correlation of {free['spearman']:.2f}."
+    )

@@ -4,6 +4,9 @@ import os
 
 # Read once, when huggingface_hub is first imported: so before any test imports a host.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Processes beside each other, with as many threads each as there are cores, wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
 

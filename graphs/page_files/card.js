@@ -22,14 +22,16 @@ const layers = (low, top) => (low === top ? `layer ${low}` : `layers ${low} to $
 /** What kind of thing a box is, and where it stands. */
 function where(nodes, n) {
   const role = nodes.role[n];
-  const at = word(nodes.position[n]);
+  const places = nodes.positions[n];
+  const at = places.length === 1 ? word(places[0]) : "";
   const count = nodes.members[n].length;
-  const kind = role === "rest" ? "error" : "feature";
+  const kind = role !== "rest" ? "feature" : places.length ? "error" : "remainder";
   const parts =
-    role === "word" ? [`word ${nodes.position[n] + 1} of the prompt`]
-    : role === "output" ? ["output", nodes.chance[n] === null ? "" : `which the model finds ${percent(nodes.chance[n])} likely`]
+    role === "word" ? [`${places.length > 1 ? `${places.length} words` : `word ${places[0] + 1}`} of the prompt`]
+    : role === "output" ? [count > 1 ? `${count} outputs` : "output", nodes.chance[n] === null ? "" : `which the model finds ${percent(nodes.chance[n])} likely`]
     : [count > 1 ? `concept of ${count} ${kind}s` : kind, nodes.key[n] || "", layers(nodes.low[n], nodes.top[n])];
   const text = parts.filter(Boolean).join(", ");
+  if (role !== "word" && places.length > 1) return [`${text}, at ${places.length} words`];
   return role !== "word" && at ? [text, ", at ", el("bdi", {}, `“${at}”`)] : [text];
 }
 
@@ -121,7 +123,7 @@ function members(n) {
     const name = single.key[m] || single.label[m];
     const share = el("span", { class: "share" }, percent(single.influence[m] / whole));
     const known = single.key[m] ? evidence(single.key[m]) : null;
-    const place = el("span", { class: "muted small", dir: "auto" }, word(single.position[m]));
+    const place = el("span", { class: "muted small", dir: "auto" }, word(single.positions[m][0]));
     if (!known) return el("li", { class: "member" }, name, " ", place, share);
     return el("li", { class: "member" }, el("details", { open: rank === 0 && "" }, el("summary", {}, name, " ", place, share), known));
   });
@@ -137,9 +139,9 @@ const METHODS = {
 function card(view, n, hidden, goTo) {
   const { nodes } = view;
   const grouped = nodes.members[n].length > 1;
-  const facts = [`${percent(nodes.influence[n])} of the influence passes here`];
+  const facts = [`${percent(nodes.through[n])} of the influence runs through it`];
   if (nodes.activation[n] !== null) facts.push(`activation ${nodes.activation[n]}`);
-  if (grouped) facts.push(`grouped ${METHODS[nodes.method[n]] || nodes.method[n]}`, `cohesion ${nodes.cohesion[n].toFixed(2)}`);
+  if (grouped && nodes.positions[n].length) facts.push(`grouped ${METHODS[nodes.method[n]] || nodes.method[n]}`, `cohesion ${nodes.cohesion[n].toFixed(2)}`);
   if (nodes.pinned[n]) facts.push("pinned");
   if (hidden) facts.push("shown although the sliders leave it out");
   const rest = nodes.role[n] === "rest" ? el("p", {}, "The part of what the model computed here that its features do not reproduce, or that was not expanded.") : null;
