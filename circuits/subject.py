@@ -132,7 +132,7 @@ def _outputs(graph: graphs.AttributionGraph) -> tuple[list[int], list[list[int]]
 def _check_same(found: Subject) -> None:
     """Refuse a model whose features are not as active as the graph says."""
     table = found.features
-    width = max(len(next(iter(r.writers.values()))) for r in found.clean.readings)
+    width = max(reading.size for reading in found.clean.readings)
     for layer, reading in enumerate(found.clean.readings):
         rows = table.loc[table["layer"] == layer]
         if not len(rows):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from graphs.flow import flow
+from graphs.flow import explained, flow
 from graphs.groups import Group
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def _nodes(circuit: "Circuit", names: dict[int, str], owner: dict[int, str]) -> 
 def _through(circuit: "Circuit", owner: dict[int, str]) -> dict[str, float]:
     """Of all that is explained, how much runs through each concept: members count a path once."""
     found = flow(circuit)
-    weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
-    seeds = np.array([weight[node] for node in found.nodes])
+    seeds = explained(circuit, found)
     names = np.array([owner[int(node)] for node in found.nodes], dtype=object)
     share = dict(zip(names, found.backward(seeds), strict=True))
     for name in circuit.group_names():

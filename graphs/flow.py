@@ -6,6 +6,7 @@ much passes each node; backward, from the targets to how much of what stands at 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,11 @@ class Flow:
     layers: np.ndarray
     direct: sparse.csr_array  # (targets, sources), both in that order
 
+    @cached_property
+    def down(self) -> sparse.csr_array:
+        """The same shares from each source's side: (sources, targets)."""
+        return sparse.csr_array(self.direct.T)
+
     def at(self, nodes: list[int]) -> Bool[np.ndarray, " nodes"]:
         """A mask of these graph nodes."""
         return np.isin(self.nodes, nodes)
@@ -38,9 +44,8 @@ class Flow:
     def backward(self, ends: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, " nodes"]:
         """What a unit at each node brings to the ends, over all paths."""
         worth = ends.astype(float)
-        down = sparse.csr_array(self.direct.T)
         for part in reversed(self._steps()):
-            worth[part] += down[part] @ worth
+            worth[part] += self.down[part] @ worth
         return worth
 
     def within(self, kept: Bool[np.ndarray, " nodes"]) -> "Flow":
@@ -68,12 +73,22 @@ def flow(circuit: "Circuit") -> Flow:
     """The flow of a circuit."""
     table = circuit.nodes.sort_values("layer", kind="stable")
     nodes = table["node"].to_numpy()
+    direct = edge_matrix(circuit, nodes, circuit.edges["direct"].to_numpy(dtype=float))
+    return Flow(nodes, table["layer"].to_numpy(), direct)
+
+
+def edge_matrix(circuit: "Circuit", nodes: np.ndarray, values: np.ndarray) -> sparse.csr_array:
+    """A value for each edge as a matrix (targets, sources), both in the order of `nodes`."""
     place = {int(node): n for n, node in enumerate(nodes)}
     s = circuit.edges["source"].map(place).to_numpy(dtype=np.int64)
     t = circuit.edges["target"].map(place).to_numpy(dtype=np.int64)
-    direct = (circuit.edges["direct"].to_numpy(dtype=float), (t, s))
     shape = (len(nodes), len(nodes))
-    return Flow(nodes, table["layer"].to_numpy(), sparse.csr_array(direct, shape=shape))
+    return sparse.csr_array((values, (t, s)), shape=shape)
+
+
+def explained(circuit: "Circuit", found: Flow) -> Float[np.ndarray, " nodes"]:
+    """Each node's share of the explanation, in the flow's order."""
+    return circuit.nodes.set_index("node")["weight"].loc[found.nodes].to_numpy(dtype=float)
 
 
 def ends(circuit: "Circuit", found: Flow, targets: list[int]) -> Float[np.ndarray, " nodes"]:
@@ -82,11 +97,11 @@ def ends(circuit: "Circuit", found: Flow, targets: list[int]) -> Float[np.ndarra
     Where none of them is explained, each counts as much as it matters, all together one.
     """
     at = found.at(targets)
-    table = circuit.nodes.set_index("node").loc[found.nodes]
-    counts = np.where(at, table["weight"].to_numpy(), 0.0)
+    counts = np.where(at, explained(circuit, found), 0.0)
     if counts.sum() > 0:
         return counts
-    matter = np.where(at, table["influence"].to_numpy(), 0.0)
+    influence = circuit.nodes.set_index("node")["influence"].loc[found.nodes]
+    matter = np.where(at, influence.to_numpy(), 0.0)
     return matter / matter.sum() if matter.sum() > 0 else at / at.sum()
 
 

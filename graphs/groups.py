@@ -80,7 +80,7 @@ def with_groups(circuit: "Circuit", groups: Sequence[Group]) -> "Circuit":
     """The circuit with these groups, their members checked and their cohesion measured."""
     from graphs.supernodes import cohesion, profiles
 
-    known = set(circuit.names().values())
+    known = dict.fromkeys(circuit.names().values())  # in the order of the node table
     seen: dict[str, str] = {}
     for group in groups:
         for member in group.members:
@@ -92,9 +92,12 @@ def with_groups(circuit: "Circuit", groups: Sequence[Group]) -> "Circuit":
                     "a node can be in one."
                 )
             seen[member] = group.label
-    table = profiles(circuit)
-    measured = [replace(g, cohesion=cohesion(circuit, table, g.members)) for g in groups]
-    return replace(circuit, groups=tuple(measured))
+    if not groups:  # and no profiles of what may be half a million edges
+        return replace(circuit, groups=())
+    table, row = profiles(circuit), {name: n for n, name in enumerate(known)}
+    agreed = [cohesion(table[[row[member] for member in g.members]]) for g in groups]
+    pairs = zip(groups, agreed, strict=True)
+    return replace(circuit, groups=tuple(replace(g, cohesion=c) for g, c in pairs))
 
 
 def save_groups(circuit: "Circuit", path: str | os.PathLike[str]) -> Path:

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from graphs.circuit import Circuit, label, rows
-from graphs.flow import Flow, ends, flow, settled
+from graphs.flow import Flow, edge_matrix, ends, flow, settled
 
 OPENED = 5000
 
@@ -153,7 +153,7 @@ class _Steps:
         """The nodes of one step that lie on a path with these steps."""
         before = self._arrived(steps[: place + 1], self.flow.direct)
         worth = np.where(self.step == steps[-1], self.seeds, 0)
-        down = sparse.csr_array(self.flow.direct.T)
+        down = self.flow.down
         worth = self._inside(steps[-1], worth, down)
         for step in reversed(steps[place:-1]):
             worth = self._inside(step, np.where(self.step == step, down @ worth, 0), down)
@@ -172,11 +172,10 @@ def _step_texts(circuit: Circuit, nodes: list[int], labels: dict[int, str]) -> l
 
 def _signs(circuit: Circuit, found: Flow) -> sparse.csr_array:
     """The flow's matrix with the edges' signs."""
-    place = {int(node): n for n, node in enumerate(found.nodes)}
-    s = circuit.edges["source"].map(place).to_numpy(dtype=np.int64)
-    t = circuit.edges["target"].map(place).to_numpy(dtype=np.int64)
-    sign = np.sign(circuit.edges["weight"].to_numpy(dtype=float))
-    return found.direct.multiply(sparse.csr_array((sign, (t, s)), shape=found.direct.shape)).tocsr()
+    signs = edge_matrix(
+        circuit, found.nodes, np.sign(circuit.edges["weight"].to_numpy(dtype=float))
+    )
+    return sparse.csr_array(found.direct.multiply(signs))
 
 
 def _best_of_nodes(

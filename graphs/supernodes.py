@@ -11,7 +11,7 @@ Ways may be combined: what the first leaves alone, the second may group. A group
 that found it and its cohesion, the mean cosine similarity of two members' profiles.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from graphs.flow import edge_matrix
 from graphs.graph import feature_key
 from graphs.groups import BY_HAND, Group, with_groups
 
@@ -50,21 +51,15 @@ def profiles(circuit: "Circuit") -> sparse.csr_array:
 
     The whole row has length one too. What nothing feeds, or feeds nothing, has only one half.
     """
-    place = {int(node): row for row, node in enumerate(circuit.nodes["node"])}
-    s = circuit.edges["source"].map(place).to_numpy(dtype=np.int64)
-    t = circuit.edges["target"].map(place).to_numpy(dtype=np.int64)
     weight = circuit.edges["weight"].to_numpy(dtype=float)
-    count = len(place)
-    into = sparse.csr_array((weight, (t, s)), shape=(count, count))
-    out = sparse.csr_array((weight, (s, t)), shape=(count, count))
+    into = edge_matrix(circuit, circuit.nodes["node"].to_numpy(), weight)
+    out = sparse.csr_array(into.transpose())
     return _unit(sparse.csr_array(sparse.hstack([_unit(into), _unit(out)])))
 
 
-def cohesion(circuit: "Circuit", table: sparse.csr_array, members: Iterable[str]) -> float:
+def cohesion(rows: sparse.csr_array) -> float:
     """The mean cosine similarity of two members' profiles; one member agrees with itself."""
-    row = {name: n for n, name in enumerate(circuit.names().values())}
-    rows = table[[row[name] for name in members]]
-    count = rows.shape[0]
+    count = len(rows.indptr) - 1
     if count < 2:
         return 1.0
     alike = (rows @ rows.T).sum() - rows.multiply(rows).sum()

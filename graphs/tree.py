@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from rich.markup import escape
 from rich.tree import Tree
-from scipy import sparse
 
-from graphs.flow import flow, settled
+from graphs.flow import explained, flow, settled
 
 if TYPE_CHECKING:
     from graphs.circuit import Circuit
@@ -47,9 +46,8 @@ class _Grower:
         names = [owner[int(node)] for node in found.nodes]
         self.names = list(dict.fromkeys(names))
         self.of = np.array([self.names.index(name) for name in names])  # of each node
-        self.down = sparse.csr_array(found.direct.T)
-        weight = dict(zip(circuit.nodes["node"], circuit.nodes["weight"], strict=True))
-        self.weight = np.array([weight[node] for node in found.nodes])
+        self.down = found.down
+        self.weight = explained(circuit, found)
 
     def seeds(self, name: str) -> Float[np.ndarray, " nodes"]:
         """What an output starts with: its share of the explanation."""

@@ -13,7 +13,7 @@ import pandas as pd
 
 from graphs.circuit import Circuit, rows
 from graphs.circuit import label as node_label
-from graphs.flow import flow
+from graphs.flow import explained, flow
 from graphs.graph import feature_key
 from graphs.groups import Group
 
@@ -126,8 +126,7 @@ def _view(circuit: Circuit, nodes: pd.DataFrame, edges: pd.DataFrame, path: "Pat
 def _through(circuit: Circuit) -> dict[int, float]:
     """Graph node number -> the share of what is explained that runs through it."""
     found = flow(circuit)
-    weight = circuit.nodes.set_index("node")["weight"].clip(lower=0).loc[found.nodes]
-    worth = found.backward(weight.to_numpy(dtype=float))
+    worth = found.backward(explained(circuit, found))
     return dict(zip(found.nodes.tolist(), worth.tolist(), strict=True))
 
 

@@ -68,6 +68,11 @@ class Transcoder:
         return self.writer_biases or {}
 
     @property
+    def size(self) -> int:
+        """How many features it has."""
+        return len(self.reader)
+
+    @property
     def width(self) -> int:
         """The host's d_model, as this layer has it."""
         return self.reader.shape[1]

@@ -82,7 +82,7 @@ def evaluate(
     variance. (They are replaced all the same.) To show progress, wrap `corpus_ids`.
     """
     _check(corpus_ids, skip_first)
-    tallies = [_Tally.of(layer.writers) for layer in model.dictionary.layers]
+    tallies = [_Tally.of(layer.size) for layer in model.dictionary.layers]
     divergence = agreed = prompts = positions = 0
     for prompt in corpus_ids:
         run = model.run(prompt)
@@ -133,8 +133,7 @@ class _Tally:
     active: int = 0
 
     @classmethod
-    def of(cls, writers: Any) -> "_Tally":
-        features = len(next(iter(writers.values())))
+    def of(cls, features: int) -> "_Tally":
         return cls(torch.zeros(features, dtype=torch.bool))
 
     def add(self, y: Float[Tensor, "positions d_model"], error: Tensor | None) -> None:

@@ -134,7 +134,7 @@ def _replaced(
     own: tuple[Tensor, Tensor, Tensor], chosen: Plan, m: int, reading: LayerReading
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A layer's activations with the intervened ones replaced; those made zero are not active."""
-    change, width = chosen[m], len(next(iter(reading.writers.values())))
+    change, width = chosen[m], reading.size
     new = change(activations_at(reading, change.positions, change.features))
     positions, features, activations = own
     others = ~torch.isin(positions * width + features, change.positions * width + change.features)

@@ -159,11 +159,6 @@ def feature_name(layer: int, feature: int) -> str:
     return f"L{layer}/F{feature}"
 
 
-def feature_count(model: ReplacementModel, layer: int) -> int:
-    """How many features a layer has."""
-    return len(next(iter(model.dictionary.layers[layer].writers.values())))
-
-
 def _named(
     model: ReplacementModel, text: str, names: Names, seen: Seen | None
 ) -> list[tuple[int, int]]:
@@ -212,7 +207,7 @@ def _check(model: ReplacementModel, layer: int, feature: int) -> None:
         raise ValueError(
             f"{feature_name(layer, feature)}: the dictionary has layers 0 to {layers - 1}."
         )
-    features = feature_count(model, layer)
+    features = model.dictionary.layers[layer].size
     if not 0 <= feature < features:
         raise ValueError(
             f"{feature_name(layer, feature)}: layer {layer} has features 0 to {features - 1}."

@@ -49,6 +49,11 @@ class Neurons:
         return frozenset({ROUTER} if self.experts else ())
 
     @property
+    def size(self) -> int:
+        """How many neurons it has, of all experts together."""
+        return len(self.factors[0][0])
+
+    @property
     def width(self) -> int:
         """The host's d_model."""
         return self.factors[0][0].shape[1]

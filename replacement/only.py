@@ -29,7 +29,7 @@ def among(model: ReplacementModel, places: Int[Tensor, "features 3"], kept: bool
     """Lets through these (layer, position, feature), or with `kept=False` all but these."""
 
     def through(layer: int, reading: LayerReading) -> Bool[Tensor, " active"]:
-        width = len(next(iter(reading.writers.values())))
+        width = reading.size
         own = places[places[:, 0] == layer].to(reading.positions.device)
         keys = reading.positions * width + reading.features
         return torch.isin(keys, own[:, 1] * width + own[:, 2]) == kept

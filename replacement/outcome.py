@@ -84,7 +84,7 @@ def feature_table(
     """Features active in either run; `after` is by layer (positions, features, numbers)."""
     parts = []
     for layer, (reading, found) in enumerate(zip(before, after, strict=True)):
-        width = len(next(iter(reading.writers.values())))
+        width = reading.size
         numbers = reading.values if values else reading.activations
         old, new = (
             (_numpy(positions) * width + _numpy(features), _numpy(number))

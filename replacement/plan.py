@@ -123,9 +123,8 @@ def activations_at(
     """The activations of features at positions; zero where a feature is not active."""
     if not len(reading.features):
         return reading.activations.new_zeros(len(features))
-    width = len(next(iter(reading.writers.values())))
-    keys = reading.positions * width + reading.features  # ascending: a reading is ordered
-    wanted = positions * width + features
+    keys = reading.positions * reading.size + reading.features  # ascending: a reading is ordered
+    wanted = positions * reading.size + features
     found = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
     return torch.where(keys[found] == wanted, reading.activations[found], 0)
 

@@ -37,6 +37,11 @@ class LayerReading:
     terms: tuple[Term, ...]
     writers: Mapping[int, Float[Tensor, "features d_model"]]
 
+    @property
+    def size(self) -> int:
+        """How many features the layer has, active or not."""
+        return len(next(iter(self.writers.values())))
+
     def readers(self, which: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_model"]:
         """The reader vectors of the chosen active features, at the dictionary's read site."""
         features = self.features[which]

@@ -143,7 +143,7 @@ class Evidence:
 
     def check(self, dictionary: Dictionary) -> None:
         """Refuse a dictionary that this evidence, or a label in it, is not of."""
-        sizes = tuple(len(next(iter(layer.writers.values()))) for layer in dictionary.layers)
+        sizes = tuple(layer.size for layer in dictionary.layers)
         own = self.source
         if own is not None and (dictionary.name, sizes) != (own.dictionary, own.sizes):
             raise ValueError(

@@ -146,7 +146,7 @@ def harvest(
     The corpus is anything that `replacement.training` takes. The first `skip_first` positions of
     each chunk do not count: many hosts write outliers there.
     """
-    layers = [LayerHarvest(len(next(iter(x.writers.values())))) for x in model.dictionary.layers]
+    layers = [LayerHarvest(layer.size) for layer in model.dictionary.layers]
     frequency = torch.zeros(model.host.vocabulary, dtype=torch.long)
     pool: dict[int, Tensor] = {}
     done, positions, kept = 0, 0, _KEPT
